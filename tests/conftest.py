@@ -1,0 +1,21 @@
+"""Every test has a home folder of its own, no hub and no leftover configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh accel home; environment variables that steer accel or the hub are cleared."""
+    for name in list(os.environ):
+        if name.startswith(("IPFS_ACCELERATE_", "HF_", "HUGGING")):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("accel-home")
+    monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf-home")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home

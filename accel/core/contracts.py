@@ -189,8 +189,16 @@ class EnginePlugin(ABC):
         """
 
     @abstractmethod
-    def load(self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None) -> Session:
-        """Opens what `prepare` wrote. `source` is given where `needs_framework` is set."""
+    def load(
+        self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
+    ) -> Session:
+        """Opens what `prepare` wrote.
+
+        Args:
+            source: given where `needs_framework` is set.
+            single: one inference is coming and then the process ends, so a fast start is worth more than a fast
+                steady state.
+        """
 
 
 class Source(ABC):

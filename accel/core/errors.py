@@ -57,6 +57,12 @@ class IncompatibleError(AccelError):
     kind = "incompatible"
 
 
+class OutOfMemoryError(IncompatibleError):
+    """The device's memory ran out while executing: a smaller batch may fit."""
+
+    kind = "out_of_memory"
+
+
 class TransferError(AccelError):
     """Storage, network or checksum."""
 

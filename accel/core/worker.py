@@ -1,0 +1,293 @@
+"""A process of its own for loading, exporting and timing models, so that a crash or a full memory there ends nothing here.
+
+`Worker` is the near end; `python -m accel.core.worker` is the far end. They speak one JSON object per line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from accel.core import errors
+from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError
+from accel.core.types import Item, Model, Options, Plan
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass of `accel.core.types` as JSON (paths as text; tensors are not carried)."""
+    data = dataclasses.asdict(value)
+    data.pop("tensors", None)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
+
+
+def model_from_json(data: dict[str, Any]) -> Model:
+    """Reads a model that `to_json` wrote."""
+    folder = Path(data["folder"]) if data["folder"] else None
+    return Model(**{**data, "folder": folder, "files": tuple(data["files"]), "notes": tuple(data["notes"])})
+
+
+def _options_from_json(data: dict[str, Any]) -> Options:
+    return Options(**{**data, "output_dir": Path(data["output_dir"]) if data["output_dir"] else None})
+
+
+def _items_from_json(data: list[dict[str, Any]]) -> list[Item]:
+    return [Item(**{**d, "texts": tuple(d["texts"])}) for d in data]
+
+
+class Worker:
+    """The near end of a worker process.
+
+    Args:
+        model: the model it works on.
+        items: inputs it encodes as its batch; the task's own example when empty.
+        memory_limit: bytes of private memory the process may have, or None.
+    """
+
+    def __init__(
+        self, model: Model, items: Sequence[Item] = (), options: Options | None = None, memory_limit: int | None = None
+    ) -> None:
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        # a file, since a full pipe that nobody reads would stop the process
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "accel.core.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=environment,
+            start_new_session=True,
+        )
+        self._buffer = b""
+        self._start = {
+            "op": "start",
+            "model": to_json(model),
+            "items": [to_json(i) for i in items if i.tensors is None],
+            "options": to_json(options or Options()),
+            "memory_limit": memory_limit,
+        }
+        self._started = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def call(self, op: str, timeout: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """Has the process do one thing and waits for its answer.
+
+        Raises:
+            AccelError: what the process raised; IncompatibleError if it died or took longer than `timeout` seconds.
+        """
+        if not self._started:
+            self._started = True
+            self._exchange(self._start, timeout)
+        return self._exchange({"op": op, **arguments}, timeout)
+
+    def _exchange(self, request: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._death() from None
+        answer = self._read_line(deadline)
+        if "error" in answer:
+            known = getattr(errors, answer["error"], AccelError)
+            raise known(answer["message"], answer["hint"])
+        return answer
+
+    def _read_line(self, deadline: float | None) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        out = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([out], [], [], left)
+            if not ready:
+                self.kill()
+                raise IncompatibleError("its process did not answer in time", "give it more time (--trial-budget)")
+            chunk = os.read(out, 1 << 16)
+            if not chunk:
+                raise self._death()
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _death(self) -> AccelError:
+        code = self._process.wait()
+        size = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, size - 4000))
+        said = self._said.read()
+        last = next((line for line in reversed(said.decode("utf-8", "replace").splitlines()) if line.strip()), "")
+        if code == -signal.SIGKILL or "MemoryError" in last or "bad_alloc" in last:
+            return OutOfMemoryError(
+                "its process was killed, most likely because memory ran out", "use a smaller batch, or --precision int8"
+            )
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return IncompatibleError(f"its process died ({how}){': ' + last if last else ''}", "use another engine (--engine)")
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends the process and frees its pipes."""
+        if self._process.poll() is None:
+            self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class _Far:
+    """The far end: one model, one batch, at most one open session."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        from accel.core.source import ModelSource
+
+        limit_memory(request["memory_limit"])
+        model = model_from_json(request["model"])
+        self.options = _options_from_json(request["options"])
+        self.source = ModelSource(model, _items_from_json(request["items"]))
+        self.family = self.source.family()
+        items = _items_from_json(request["items"]) or self.family.example_items()
+        encoded = self.family.preprocess_inputs(items, self.options)
+        self.batch = [e for e in encoded if not isinstance(e, Exception)]
+        if not self.batch:
+            raise next(e for e in encoded if isinstance(e, Exception))
+        self.session: Any = None
+
+    def build(self) -> dict[str, Any]:
+        """The recipe exists by now; nothing else to do."""
+        return {}
+
+    def export(self) -> dict[str, Any]:
+        """Exports every graph to ONNX."""
+        for graph in self.source.recipe.graphs:
+            self.source.onnx(graph)
+        return {}
+
+    def prepare(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Prepares a plan without opening it."""
+        from accel.core import prepared
+        from accel.core.registry import engine
+
+        wanted = Plan(**plan)
+        chosen = engine(wanted.engine)
+        folder = prepared.keep(self.source.model, wanted, lambda empty: chosen.prepare(self.source, wanted, empty))
+        return {"folder": str(folder)}
+
+    def open(self, plan: dict[str, Any], reference: bool = False) -> dict[str, Any]:
+        """Opens a plan (or the reference) and says how long loading took."""
+        from accel.core.source import open_session
+
+        if self.session is not None:
+            self.session.close()
+        if reference:
+            self.session = self.source.reference()
+            return {"load_s": 0.0, "precision": "fp32"}
+        wanted = Plan(**plan)
+        self.prepare(plan)
+        started = time.perf_counter()
+        self.session = open_session(self.source, wanted)
+        return {"load_s": time.perf_counter() - started, "precision": self.session.effective_precision}
+
+    def save(self, path: str) -> dict[str, Any]:
+        """Writes the comparable numbers of the batch under the open session."""
+        import numpy as np
+
+        np.save(path, np.asarray(self.family.comparable(self.session, self.batch), dtype=np.float64))
+        return {}
+
+    def compare(self, path: str) -> dict[str, Any]:
+        """Cosine and largest difference between the open session's numbers and the saved ones."""
+        import numpy as np
+
+        from accel.core.agreement import agreement
+
+        mine = np.asarray(self.family.comparable(self.session, self.batch), dtype=np.float64)
+        return agreement(mine, np.load(path, allow_pickle=False))
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """Executes the batch again and again for a while; returns each time in seconds."""
+        samples: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while not samples or time.perf_counter() < deadline:
+            started = time.perf_counter()
+            self.family.execute(self.session, self.batch, self.options)
+            samples.append(time.perf_counter() - started)
+        return {"samples": samples}
+
+
+def limit_memory(limit: int | None) -> None:
+    """Bounds the private memory of this process (bytes); going past it is a MemoryError instead of a killed machine."""
+    if limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    far: _Far | None = None
+    for line in requests:
+        request = json.loads(line)
+        op = request.pop("op")
+        try:
+            if op == "start":
+                far = _Far(request)
+                answer: dict[str, Any] = {}
+            else:
+                answer = getattr(far, op)(**request)
+        except AccelError as error:
+            answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        except MemoryError as error:
+            answer = {"error": "OutOfMemoryError", "message": f"memory ran out: {error}", "hint": "use a smaller batch"}
+        except Exception as error:  # the far end reports whatever an engine throws as that engine's failure
+            reason = str(error).strip().splitlines() or [""]
+            answer = {"error": "IncompatibleError", "message": f"{type(error).__name__}: {reason[0]}", "hint": ""}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process when its parent dies, however that happens."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serves requests from stdin; whatever libraries print goes to stderr."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from accel.coercion import Command, Group
 from accel.commands import COMMANDS
 from accel.core.errors import AccelError, InputError, TimeLimitError
 from accel.output import Output
@@ -77,6 +78,7 @@ def _version(show: bool) -> None:
 
 app = typer.Typer(
     name="accel",
+    cls=Group,
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -97,13 +99,13 @@ def _root(
 
 for _name, _command in COMMANDS.items():
     if isinstance(_command, dict):
-        _group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help=_command[""])
+        _group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True, help=_command[""])
         for _sub, _function in _command.items():
             if _sub:
-                _group.command(_sub)(shared(_function))
+                _group.command(_sub, cls=Command)(shared(_function))
         app.add_typer(_group, name=_name)
     else:
-        app.command(_name)(shared(_command))
+        app.command(_name, cls=Command)(shared(_command))
 
 #: the base of Typer's own usage errors, reached through its public class
 _TyperError: Any = typer.BadParameter.__mro__[2]

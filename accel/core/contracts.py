@@ -172,6 +172,10 @@ class EnginePlugin(ABC):
     def missing(self) -> str | None:
         """Why the engine cannot be used here (not installed...), or None. Must not import the engine."""
 
+    def missing_on(self, platform: str) -> str | None:
+        """Why the installed engine cannot run on one of its platforms (a build without CUDA...), or None."""
+        return self.missing()
+
     @abstractmethod
     def version(self) -> str:
         """Version of the library, from its metadata, without importing it."""
@@ -226,6 +230,8 @@ class HardwarePlugin(ABC):
     name: ClassVar[str]
     #: where there is no evidence, the higher number goes first
     priority: ClassVar[int]
+    #: seconds after which a probe that does not answer is given up
+    time_limit: ClassVar[float] = 10.0
 
     @abstractmethod
     def detect_hardware(self) -> PlatformReport:

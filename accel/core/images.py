@@ -31,9 +31,9 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AV
 #: processors whose steps `ImageProcessor` implements: their class names without `ImageProcessor`
 # fmt: off
 KINDS = frozenset((
-    "Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "ConditionalDetr", "ConvNext", "DPT", "DeformableDetr", "DeiT", "Detr",
-    "EfficientNet", "GLPN", "Levit", "Llava", "MobileNetV1", "MobileNetV2", "MobileViT", "Perceiver", "PoolFormer",
-    "Pvt", "RTDetr", "Segformer", "Siglip", "ViT", "Yolos",
+    "Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "ConditionalDetr", "ConvNext", "DPT", "DeformableDetr", "DeiT",
+    "Detr", "EfficientNet", "GLPN", "Levit", "Llava", "MobileNetV1", "MobileNetV2", "MobileViT", "Perceiver",
+    "PoolFormer", "Pvt", "RTDetr", "Segformer", "Siglip", "ViT", "Yolos",
 ))
 # fmt: on
 #: kinds that have no centre crop, whatever their settings say

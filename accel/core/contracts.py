@@ -40,11 +40,11 @@ class Session(ABC):
             Every output of the graph, by name.
         """
 
-    def decode(self, graph: str, feeds: Tensors, max_length: int) -> Decoding:
+    def decode(self, graph: GraphSpec, feeds: Tensors, max_length: int) -> Decoding:
         """Starts step-by-step decoding with a graph that carries a key-value cache.
 
         Args:
-            graph: a graph whose spec has `cache`.
+            graph: the recipe's spec of a graph with `cache`.
             feeds: constant inputs of every step (`encoder_hidden_states` for example), without cache tensors.
             max_length: the most tokens that the cache will hold.
         """
@@ -60,8 +60,16 @@ class Decoding(ABC):
     """A key-value cache in progress. The engine keeps the cache in the form that is fastest for it."""
 
     @abstractmethod
-    def step(self, input_ids: Array) -> Array:
-        """Feeds tokens (batch, n) after those fed before and returns the logits of the last position (batch, vocabulary)."""
+    def step(self, input_ids: Array, attention_mask: Array | None = None) -> Array:
+        """Feeds tokens after those fed before.
+
+        Args:
+            input_ids: (batch, n), int64.
+            attention_mask: (batch, n), 0 for padding; only prompts are padded, and on the left. None is no padding.
+
+        Returns:
+            fp32 logits of the last position (batch, vocabulary).
+        """
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from accel.core.errors import AccelError
 
 Mode = Literal["human", "json", "quiet"]
+#: seconds between two lines about what is going on, where there is no terminal
+STEP_S = 3.0
 
 
 def human_bytes(count: float | None) -> str:
@@ -123,6 +125,7 @@ class Output:
 
     mode: Mode = "human"
     debug: bool = False
+    _stepped: float = field(default_factory=time.monotonic)
 
     @property
     def colour(self) -> bool:
@@ -157,6 +160,25 @@ class Output:
         """One line beside the result, on stderr; not shown with --quiet."""
         if self.mode != "quiet":
             print(text, file=sys.stderr, flush=True)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether stdout is a terminal, so that text may appear piece by piece."""
+        return sys.stdout.isatty()
+
+    def step(self, text: str) -> None:
+        """What is going on right now: one line that replaces itself on a terminal, a line every few seconds in a log.
+
+        An empty text clears it.
+        """
+        if self.mode == "quiet":
+            return
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K" + text[: terminal_width(sys.stderr) - 1])
+            sys.stderr.flush()
+        elif text and time.monotonic() - self._stepped >= STEP_S:
+            print(text, file=sys.stderr, flush=True)
+            self._stepped = time.monotonic()
 
     def warning(self, text: str) -> None:
         """A line the user has to see even with --quiet."""

@@ -200,7 +200,7 @@ class _Far:
         folder = prepared.keep(self.source.model, wanted, lambda empty: chosen.prepare(self.source, wanted, empty))
         return {"folder": str(folder)}
 
-    def open(self, plan: dict[str, Any], reference: bool = False) -> dict[str, Any]:
+    def open(self, plan: dict[str, Any] | None, reference: bool = False) -> dict[str, Any]:
         """Opens a plan (or the reference) and says how long loading took."""
         from accel.core.source import open_session
 
@@ -208,7 +208,9 @@ class _Far:
             self.session.close()
         if reference:
             self.session = self.source.reference()
-            return {"load_s": 0.0, "precision": "fp32"}
+            engine = "onnxruntime" if self.source.torch().onnx else "torch"
+            return {"load_s": 0.0, "precision": "fp32", "engine": engine}
+        assert plan is not None
         wanted = Plan(**plan)
         self.prepare(plan)
         started = time.perf_counter()

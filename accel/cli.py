@@ -22,11 +22,14 @@ SHARED: dict[str, Any] = {
     "json_": Annotated[bool, typer.Option("--json", help="Print JSON on stdout; errors as JSON on stderr.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare value only.")],
     "timeout": Annotated[
-        float | None, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Give up after this time (exit 124).")
+        float | None,
+        typer.Option("--timeout", min=0.001, metavar="SECONDS", help="Give up after this time (exit 124)."),
     ],
     "set_": Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key, such as hardware.precision=bf16."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a configuration key, such as hardware.precision=bf16."
+        ),
     ],
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 }
@@ -44,7 +47,9 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options that every command has and hands the command its `Output` as first argument."""
 
     @functools.wraps(command)
-    def call(*args: Any, json_: bool, quiet: bool, timeout: float | None, set_: Any, debug: bool, **kwargs: Any) -> None:
+    def call(
+        *args: Any, json_: bool, quiet: bool, timeout: float | None, set_: Any, debug: bool, **kwargs: Any
+    ) -> None:
         output.mode = "json" if json_ else "quiet" if quiet else "human"
         output.debug = debug
         if timeout is not None:
@@ -138,7 +143,8 @@ def _execute() -> int:
         if output.debug:
             raise
         bug = AccelError(
-            f"this is a bug in accel: {type(error).__name__}: {error}", "run again with --debug and report the traceback"
+            f"this is a bug in accel: {type(error).__name__}: {error}",
+            "run again with --debug and report the traceback",
         )
         bug.kind = "bug"
         output.error(bug)

@@ -104,7 +104,9 @@ def _numbers(values: Any, *, bare: bool) -> str:
     if bare:
         return " ".join(f"{v:.9g}" for v in numbers)
     shown = ", ".join(f"{v:.4f}" for v in numbers[:6])
-    return f"[{shown}, ...]  ({len(numbers)} numbers; --json or --quiet gives all)" if len(numbers) > 6 else f"[{shown}]"
+    return (
+        f"[{shown}, ...]  ({len(numbers)} numbers; --json or --quiet gives all)" if len(numbers) > 6 else f"[{shown}]"
+    )
 
 
 def _scores(pairs: list[tuple[str, float]]) -> str:

@@ -12,25 +12,35 @@ from accel.output import Output
 
 def run(
     output: Output,
-    model: Annotated[str, typer.Argument(help="A folder, a file, a catalogue name, a hub id (@revision), or ipfs://CID.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder, a file, a catalogue name, a hub id (@revision), or ipfs://CID.")
+    ],
     text: Annotated[
-        str | None, typer.Option("--input", "-i", metavar="TEXT", help="A text; @FILE reads it, - reads standard input.")
+        str | None,
+        typer.Option("--input", "-i", metavar="TEXT", help="A text; @FILE reads it, - reads standard input."),
     ] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="FILE", help="An image.")] = None,
     audio: Annotated[str | None, typer.Option("--audio", metavar="FILE", help="A sound.")] = None,
     candidates: Annotated[
-        list[str] | None, typer.Option("--candidate", metavar="TEXT", help="A text to score an image against; repeat it.")
+        list[str] | None,
+        typer.Option("--candidate", metavar="TEXT", help="A text to score an image against; repeat it."),
     ] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input-file", metavar="FILE", help="Many inputs: jsonl, txt, csv, tsv or parquet.")
     ] = None,
     destination: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where results go: jsonl, csv or parquet; PNG for an image."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where results go: jsonl, csv or parquet; PNG for an image."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the results that --output holds already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the results that --output holds already.")
+    ] = False,
     task: Annotated[str | None, typer.Option("--task", help="The task, instead of the model's own.")] = None,
-    hw: Annotated[str, typer.Option("--hw", help="auto, platforms or devices by comma: cpu, cuda:1, openvino.")] = "auto",
+    hw: Annotated[
+        str, typer.Option("--hw", help="auto, platforms or devices by comma: cpu, cuda:1, openvino.")
+    ] = "auto",
     engine: Annotated[
         str | None, typer.Option("--engine", help="torch, torch-compile, onnxruntime, openvino or qnn.")
     ] = None,

@@ -107,7 +107,7 @@ def read(layer: str, path: Path) -> Source:
     except (FileNotFoundError, NotADirectoryError):
         return Source(layer, path, exists=False)
     except OSError as error:
-        if path.name == "pyproject.toml":
+        if layer == "project" and path.suffix == ".toml":
             return Source(layer, path, exists=True, note=f"cannot be read ({error.strerror})")
         raise InputError(
             f"{path}: cannot be read: {error.strerror or error}",
@@ -119,7 +119,8 @@ def read(layer: str, path: Path) -> Source:
     elif path.name == "pyproject.toml":
         if _TABLE.encode() not in data:
             return Source(layer, path, exists=True, note=f"has no table [tool.{_TABLE}]")
-        document = _toml(path, data).get("tool", {}).get(_TABLE)
+        tool = _toml(path, data).get("tool")
+        document = tool.get(_TABLE) if isinstance(tool, dict) else None
         if document is None:
             return Source(layer, path, exists=True, note=f"has no table [tool.{_TABLE}]")
     else:

@@ -126,9 +126,7 @@ class Runner:
         from accel.core.planner import choose
 
         plain = [i for i in items if i.tensors is None]
-        return choose(
-            self.model, self.recipe, plain, self.options, Shape(batch, length), self.wish, count, self._show
-        )
+        return choose(self.model, self.recipe, plain, self.options, Shape(batch, length), self.wish, count, self._show)
 
     def start(self, plan: Plan, *, single: bool = False) -> Plan:
         """Opens the session of a plan, preparing it when it is not ready. Returns the plan as it really runs.

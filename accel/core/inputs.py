@@ -39,10 +39,12 @@ def from_object(data: Any, index: int) -> Entry:
     if isinstance(data, str):
         return Item(index, text=data)
     if not isinstance(data, dict):
-        return InputError(f"input {index + 1} is {type(data).__name__}, not a text or an object", f"keys: {', '.join(KEYS)}")
+        return InputError(
+            f"input {index + 1} is {type(data).__name__}, not a text or an object", f"keys: {', '.join(KEYS)}"
+        )
     unknown = set(data) - set(KEYS)
     text = data.get("text", data.get("input"))
-    texts = data.get("texts", data.get("candidates", ()))
+    texts: Any = data.get("texts", data.get("candidates", ()))
     wrong = [k for k in ("image", "audio") if data.get(k) is not None and not isinstance(data[k], str)]
     if text is not None and not isinstance(text, str):
         wrong.append("text")
@@ -76,30 +78,32 @@ def tensors_from_file(path: Path) -> dict[str, Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} holds no arrays: {error}", "save it with numpy.savez, without pickled objects") from error
+        raise InputError(
+            f"{path} holds no arrays: {error}", "save it with numpy.savez, without pickled objects"
+        ) from error
     if isinstance(loaded, np.ndarray):
         return {"": loaded}
     with loaded:
         return {name: loaded[name] for name in loaded.files}
 
 
-def single(
-    text: str | None, image: str | None, audio: str | None, candidates: Iterable[str] = ()
-) -> Item | None:
+def single(text: str | None, image: str | None, audio: str | None, candidates: Iterable[str] = ()) -> Item | None:
     """The item that `--input`, `--image` and `--audio` describe, or None when none was given.
 
     `@name` reads a file: arrays from `.npz` and `.npy`, text otherwise.
     """
     if text is None and image is None and audio is None:
         return None
-    for path in (image, audio):
-        if path is not None and not Path(path).is_file():
-            raise InputError(f"there is no file {path}", "check the path")
+    for name in (image, audio):
+        if name is not None and not Path(name).is_file():
+            raise InputError(f"there is no file {name}", "check the path")
     tensors = None
     if text is not None and text.startswith("@"):
         path = Path(text[1:])
         if not path.is_file():
-            raise InputError(f"there is no file {path}", "--input @FILE reads a file; a text that begins with @ is --input-file")
+            raise InputError(
+                f"there is no file {path}", "--input @FILE reads a file; give a text that begins with @ by --input-file"
+            )
         if path.suffix in (".npz", ".npy"):
             tensors, text = tensors_from_file(path), None
         else:
@@ -112,7 +116,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})", "convert it, or use --image or --audio") from error
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start})", "convert it, or use --image or --audio"
+        ) from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its rights") from error
 

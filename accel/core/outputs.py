@@ -25,7 +25,8 @@ def dumps(value: Any) -> bytes:
         import orjson
     except ImportError:
         return json.dumps(value, ensure_ascii=False, default=_plain).encode()
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    line: bytes = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    return line
 
 
 def _plain(value: Any) -> Any:
@@ -172,9 +173,7 @@ class _ParquetWriter(ResultWriter):
         self._writer: Any = None
 
     def write(self, index: int, output: dict[str, Any] | None, error: AccelError | None) -> None:
-        self._rows.append(
-            {"index": index, "output": output, "error": error.message if error is not None else None}
-        )
+        self._rows.append({"index": index, "output": output, "error": error.message if error is not None else None})
 
     def flush(self) -> None:
         if not self._rows:
@@ -198,4 +197,4 @@ class _ParquetWriter(ResultWriter):
         if self._writer is not None:
             self._writer.close()
             if complete:
-                os.replace(self._partial, self.path)
+                self._partial.replace(self.path)

@@ -95,7 +95,9 @@ def candidates(recipe: Recipe, wish: Wish) -> tuple[list[Plan], list[str]]:
             if missing:
                 reasons.append(f"{device} {name}: {missing}")
                 continue
-            plans += [dataclasses.replace(p, threads=wish.threads) for p in offer.plans(device, recipe, wish.precisions)]
+            plans += [
+                dataclasses.replace(p, threads=wish.threads) for p in offer.plans(device, recipe, wish.precisions)
+            ]
     return plans, reasons
 
 
@@ -183,7 +185,9 @@ def _as_candidate(verdict: Verdict, wish: Wish) -> dict[str, Any]:
 def by_priority(plans: Sequence[Plan], reason: str) -> Plan:
     """The first plan of the priority table, when nothing was or may be measured."""
     first = plans[0]
-    left = tuple({"name": f"{p.device} {p.engine} {p.precision} {p.variant}".strip(), "reason": "not tried"} for p in plans)
+    left = tuple(
+        {"name": f"{p.device} {p.engine} {p.precision} {p.variant}".strip(), "reason": "not tried"} for p in plans
+    )
     return dataclasses.replace(first, source="priority", reason=reason, candidates=left)
 
 
@@ -211,6 +215,29 @@ class _Candidate:
     @property
     def median(self) -> float:
         return statistics.median(self.samples)
+
+
+def _verdict(
+    plan: Plan,
+    agreement: dict[str, Any],
+    latency_s: float | None = None,
+    load_s: float | None = None,
+    reason: str = "",
+) -> Verdict:
+    return Verdict(
+        device=plan.device,
+        platform=plan.platform,
+        engine=plan.engine,
+        precision=plan.precision,
+        variant=plan.variant,
+        threads=plan.threads,
+        latency_s=latency_s,
+        load_s=load_s,
+        cosine=agreement["cosine"],
+        max_abs=agreement["max_abs"],
+        reason=reason,
+        version=_version(plan.engine),
+    )
 
 
 def _is_reference(plan: Plan, engine_name: str) -> bool:
@@ -269,27 +296,14 @@ class Trial:
             finally:
                 for candidate in self._open:
                     candidate.worker.close()
-        self._verdicts += [self._verdict(c) for c in self._open]
+        self._verdicts += [_verdict(c.plan, c.agreement, c.median, c.load_s) for c in self._open]
         if self._open:
             evidence.keep(self.model, fingerprint(), self.shape, self.wish.scope, self._verdicts)
         return self._verdicts
 
-    def _verdict(self, candidate: _Candidate) -> Verdict:
-        plan = candidate.plan
-        return Verdict(
-            plan.device, plan.platform, plan.engine, plan.precision, plan.variant, plan.threads, candidate.median,
-            candidate.load_s, candidate.agreement["cosine"], candidate.agreement["max_abs"], "", _version(plan.engine),
-        )  # fmt: skip
-
     def _fail(self, plan: Plan, reason: str, agreement: dict[str, Any] | None = None) -> None:
         self.show(f"{plan.device} {plan.engine} {plan.precision}: left out, {reason}")
-        agreement = agreement or {"cosine": None, "max_abs": None}
-        self._verdicts.append(
-            Verdict(
-                plan.device, plan.platform, plan.engine, plan.precision, plan.variant, plan.threads, None, None,
-                agreement["cosine"], agreement["max_abs"], reason, _version(plan.engine),
-            )  # fmt: skip
-        )
+        self._verdicts.append(_verdict(plan, agreement or {"cosine": None, "max_abs": None}, reason=reason))
 
     def _worker(self) -> Worker:
         return Worker(self.model, self.items, self.options, self.wish.memory_limit)
@@ -452,7 +466,8 @@ def choose(
     if disagree:
         nearest = max(disagree, key=lambda v: v.cosine or 0.0)
         raise GateError(
-            f"no candidate agrees with fp32 torch within {wish.floor:g}: the nearest, {nearest.name}, has {nearest.cosine:.6f}",
+            f"no candidate agrees with fp32 torch within {wish.floor:g}: "
+            f"the nearest, {nearest.name}, has {nearest.cosine:.6f}",
             "lower --tolerance, or ask for --precision fp32",
         )
     why = "; ".join(f"{v.name}: {v.reason}" for v in verdicts)

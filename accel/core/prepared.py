@@ -301,5 +301,3 @@ def shrink(protect: Path | None = None) -> None:
 def discard(model: Model, plan: Plan) -> None:
     """Forgets a plan whose files turned out to be unusable, so that the next run builds it again."""
     shutil.rmtree(model_folder(model) / plan_key(plan), ignore_errors=True)
-
-

@@ -1,4 +1,4 @@
-"""A process of its own for loading, exporting and timing models, so that a crash or a full memory there ends nothing here.
+"""A process of its own for loading, exporting and timing models: a crash or a full memory there ends nothing here.
 
 `Worker` is the near end; `python -m accel.core.worker` is the far end. They speak one JSON object per line.
 """
@@ -83,7 +83,9 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -144,7 +146,9 @@ class Worker:
                 "its process was killed, most likely because memory ran out", "use a smaller batch, or --precision int8"
             )
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return IncompatibleError(f"its process died ({how}){': ' + last if last else ''}", "use another engine (--engine)")
+        return IncompatibleError(
+            f"its process died ({how}){': ' + last if last else ''}", "use another engine (--engine)"
+        )
 
     def kill(self) -> None:
         """Ends the process at once."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +16,8 @@ import typer
 
 from accel.coercion import Command, Group
 from accel.commands import COMMANDS
-from accel.core.errors import AccelError, InputError, TimeLimitError
-from accel.output import Output
+from accel.core.errors import AccelError, InputError, OutOfMemoryError, TimeLimitError, TransferError
+from accel.output import ClosedPipe, Output
 
 output = Output()
 
@@ -34,13 +37,57 @@ SHARED: dict[str, Any] = {
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 }
 
+#: what a process that does not answer in Python any more gets on top of --timeout, in seconds
+GRACE = 5.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _TimeUp(BaseException):
+    """The time limit ran out. Not an Exception, so that no command mistakes it for a failure it can work around."""
+
+
+class _Passed(Exception):
+    """Carries an exception of a command through Typer, which would turn some kinds into statuses of its own."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
 
 def _expired(_signum: int, _frame: object) -> NoReturn:
-    raise TimeLimitError("the time limit of --timeout ran out", "raise it, or ask for less work")
+    raise _TimeUp
 
 
-def _terminated(_signum: int, _frame: object) -> NoReturn:
-    raise SystemExit(143)
+def _stopped(signum: int, _frame: object) -> NoReturn:
+    signal.signal(signum, signal.SIG_DFL)  # a second signal ends the process at once
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signum)
+
+
+def _limit(seconds: float) -> None:
+    """Raises `_TimeUp` in the main thread after this time; ends the process if that thread is stuck in native code."""
+    import threading
+
+    if not math.isfinite(seconds) or seconds > threading.TIMEOUT_MAX - GRACE:
+        raise InputError(f"--timeout cannot be {seconds}", "give the seconds as a number")
+    signal.signal(signal.SIGALRM, _expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def end() -> None:
+        output.error(_time_limit())
+        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # may never end: the main thread has the lock
+        flushing.start()
+        flushing.join(1.0)
+        os._exit(TimeLimitError.exit_code)
+
+    last = threading.Timer(seconds + GRACE, end)
+    last.daemon = True
+    last.start()
+
+
+def _time_limit() -> TimeLimitError:
+    return TimeLimitError("the time limit of --timeout ran out", "raise it, or ask for less work")
 
 
 def shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,14 +99,24 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         output.mode = "json" if json_ else "quiet" if quiet else "human"
         output.debug = debug
-        if timeout is not None:
-            signal.signal(signal.SIGALRM, _expired)
-            signal.setitimer(signal.ITIMER_REAL, timeout)
-        if set_:
-            from accel.core.config import set_overrides
+        try:
+            if timeout is not None:
+                _limit(timeout)
+            if set_:
+                from accel.core.config import set_overrides
 
-            set_overrides(set_)
-        command(output, *args, **kwargs)
+                set_overrides(set_)
+            from accel.core import logs
+
+            logs.setup(output.log, debug=debug)
+            command(output, *args, **kwargs)
+        except Exception as error:
+            raise _Passed(error) from error
+        except KeyboardInterrupt as error:
+            raise _Passed(error) from error
+        finally:
+            if timeout is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     signature = inspect.signature(command, eval_str=True)
     own = list(signature.parameters.values())[1:]
@@ -75,17 +132,31 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"accel {version('ipfs-accel')}")
+        try:
+            typer.echo(f"accel {version('ipfs-accel')}")
+        except PackageNotFoundError:
+            typer.echo("accel (not installed, run from its source)")
         raise typer.Exit
+
+
+def _help_if_bare(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
 
 
 app = typer.Typer(
     name="accel",
     cls=Group,
     rich_markup_mode=None,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, measure and share machine-learning models on the hardware you have.",
@@ -95,80 +166,109 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    _help_if_bare(context)
 
 
 for _name, _command in COMMANDS.items():
     if isinstance(_command, dict):
-        _group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True, help=_command[""])
+        _group = typer.Typer(cls=Group, rich_markup_mode=None, invoke_without_command=True, help=_command[""])
+        _group.callback()(_help_if_bare)
         for _sub, _function in _command.items():
             if _sub:
-                _group.command(_sub, cls=Command)(shared(_function))
-        app.add_typer(_group, name=_name)
+                _group.command(_sub, cls=Command, short_help=_first_line(_function.__doc__))(shared(_function))
+        app.add_typer(_group, name=_name, short_help=_command[""])
     else:
-        app.command(_name, cls=Command)(shared(_command))
-
-#: the base of Typer's own usage errors, reached through its public class
-_TyperError: Any = typer.BadParameter.__mro__[2]
+        app.command(_name, cls=Command, short_help=_first_line(_command.__doc__))(shared(_command))
 
 
-def _execute() -> int:
+def _run() -> int:
     try:
-        code = app(standalone_mode=False)
+        code = typer.main.get_command(app)(standalone_mode=False, prog_name="accel")
         return code if isinstance(code, int) else 0
-    except AccelError as error:
-        if output.debug:
-            import traceback
+    except BaseException as error:
+        return _status(error)
 
-            traceback.print_exc()
-        output.error(error)
-        return error.exit_code
-    except _TyperError as error:
+
+def _status(error: BaseException) -> int:
+    """Prints what there is to say about an exception and returns the exit status."""
+    if isinstance(error, _Passed):
+        error = error.error
+    if isinstance(error, ClosedPipe):
+        return 0
+    if isinstance(error, SystemExit):
+        return _left(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _interrupted(130)
+    if isinstance(error, typer.TyperException):
         if "--json" in sys.argv:
             output.mode = "json"
-        output.error(InputError(error.format_message(), f"{' '.join(_command_path(error))} --help"))
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "accel"
+        output.error(InputError(error.format_message(), f"{path} --help"))
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:
-        _silence_stdout()
+    expected = _expected(error)
+    if output.debug and not isinstance(error, _TimeUp):
+        import traceback
+
+        traceback.print_exception(error)
+    output.error(expected)
+    return expected.exit_code
+
+
+def _expected(error: BaseException) -> AccelError:
+    """The error that the user is told about."""
+    if isinstance(error, AccelError):
+        return error
+    if isinstance(error, _TimeUp):
+        return _time_limit()
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError("memory ran out", "use a smaller model, a smaller --batch or a lower precision")
+    storage = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in storage:
+        where = f"{error.filename}: " if error.filename else ""
+        return TransferError(f"{where}{error.strerror}", "free space there, or see to the rights of the file or folder")
+    bug = AccelError(
+        f"this is a bug in accel: {type(error).__name__}: {error}", "run again with --debug and report the traceback"
+    )
+    bug.kind = "bug"
+    return bug
+
+
+def _left(stop: SystemExit) -> int:
+    if stop.code is None:
         return 0
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    except Exception as error:
-        if output.debug:
-            raise
-        bug = AccelError(
-            f"this is a bug in accel: {type(error).__name__}: {error}",
-            "run again with --debug and report the traceback",
-        )
-        bug.kind = "bug"
-        output.error(bug)
+    if not isinstance(stop.code, int):
+        output.error(AccelError(str(stop.code)))
         return 1
+    return _interrupted(stop.code) if stop.code - 128 in STOPPING else stop.code
 
 
-def _command_path(error: Any) -> list[str]:
-    context = getattr(error, "ctx", None)
-    return [context.command_path] if context is not None else ["accel"]
-
-
-def _silence_stdout() -> None:
-    import os
-
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+def _interrupted(status: int) -> int:
+    if output.mode == "json":
+        error = AccelError(f"stopped by {signal.Signals(status - 128).name}")
+        error.kind, error.exit_code = "interrupted", status
+        output.error(error)
+    return status
 
 
 def main() -> NoReturn:
     """Runs the command line and exits with its status."""
-    signal.signal(signal.SIGTERM, _terminated)
-    status = _execute()
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the caller; print() would take the other one
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        # text that the terminal's encoding lacks, and names of files that are no text, are shown escaped
+        getattr(sys, stream).reconfigure(errors="backslashreplace")
+    for signum in STOPPING:
+        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup, and background jobs of a script
+            signal.signal(signum, _stopped)
+    status = _run()
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
+        output.flush()
+    except (ClosedPipe, AccelError) as error:
+        status = max(status, _status(error))
     sys.exit(status)

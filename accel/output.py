@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from accel.core.errors import AccelError
 
 Mode = Literal["human", "json", "quiet"]
+
+
+class ClosedPipe(BaseException):
+    """Nobody reads standard output any more, which is silent and ends the command. Not a failure to work around."""
+
+
 #: seconds between two lines about what is going on, where there is no terminal
 STEP_S = 3.0
 
@@ -112,11 +119,30 @@ class Progress:
 
 
 def terminal_width(stream: Any) -> int:
-    """Columns of the terminal, 80 where there is none."""
+    """Columns of the terminal (or what COLUMNS says), 80 where there is none."""
+    chosen = os.environ.get("COLUMNS", "")
+    if chosen.isdecimal() and int(chosen) > 0:
+        return max(20, int(chosen))
     try:
         return max(20, os.get_terminal_size(stream.fileno()).columns)
     except (OSError, ValueError, AttributeError):
         return 80
+
+
+def _moves(stream: Any) -> bool:
+    """Whether the stream is a terminal whose lines can be overwritten."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null instead."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return _finite(_plain(value)) if hasattr(value, "tolist") else value
 
 
 @dataclass
@@ -134,17 +160,27 @@ class Output:
 
     def line(self, text: str = "") -> None:
         """One line of result."""
-        sys.stdout.write(text + "\n")
+        with _written():
+            sys.stdout.write(text + "\n")
 
     def write(self, text: str) -> None:
         """A piece of result without a line end, shown at once (streamed text)."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        with _written():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def flush(self) -> None:
+        """Hands everything on to whoever reads.
+
+        Raises:
+            ClosedPipe: nobody does. TransferError: it cannot be written, as on a full disk.
+        """
+        with _written():
+            sys.stdout.flush()
 
     def json(self, data: Any, *, compact: bool = False) -> None:
         """One JSON document; `compact` for streams of one object per line."""
-        text = json.dumps(data, ensure_ascii=False, indent=None if compact else 2, default=_plain, allow_nan=False)
-        sys.stdout.write(text + "\n")
+        self.line(_dumps(data, sys.stdout, indent=None if compact else 2))
 
     def result(self, data: dict[str, Any], human: Callable[[], None], quiet: str) -> None:
         """Prints a whole result in the chosen mode: `data` as JSON, `human()` for people, `quiet` as the bare value."""
@@ -157,9 +193,13 @@ class Output:
             human()
 
     def note(self, text: str) -> None:
-        """One line beside the result, on stderr; not shown with --quiet."""
-        if self.mode != "quiet":
+        """One line beside the result, on stderr; not shown with --quiet, nor into a log that expects JSON."""
+        if self._chats:
             print(text, file=sys.stderr, flush=True)
+
+    @property
+    def _chats(self) -> bool:
+        return self.mode == "human" or (self.mode == "json" and sys.stderr.isatty())
 
     @property
     def terminal(self) -> bool:
@@ -171,9 +211,9 @@ class Output:
 
         An empty text clears it.
         """
-        if self.mode == "quiet":
+        if not self._chats:
             return
-        if sys.stderr.isatty():
+        if _moves(sys.stderr):
             sys.stderr.write("\r\x1b[K" + text[: terminal_width(sys.stderr) - 1])
             sys.stderr.flush()
         elif text and time.monotonic() - self._stepped >= STEP_S:
@@ -181,23 +221,35 @@ class Output:
             self._stepped = time.monotonic()
 
     def warning(self, text: str) -> None:
-        """A line the user has to see even with --quiet."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        """A line the user has to see even with --quiet; one JSON object with --json."""
+        if self.mode == "json":
+            text = _dumps({"schema": "accel.warning/1", "message": text}, sys.stderr)
+        else:
+            text = f"warning: {text}"
+        print(text, file=sys.stderr, flush=True)
+
+    def log(self, level: str, text: str) -> None:
+        """A message of `accel.core.logs`."""
+        if level in ("warning", "error"):
+            self.warning(text)
+        else:
+            self.note(f"{level}: {text}")
 
     def error(self, error: AccelError) -> None:
         """An error as text, or as one JSON object with --json."""
         if self.mode == "json":
-            print(json.dumps(error.as_json(), ensure_ascii=False, default=_plain), file=sys.stderr, flush=True)
+            print(_dumps(error.as_json(), sys.stderr), file=sys.stderr, flush=True)
             return
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
-            print(f"  try: {error.hint}", file=sys.stderr)
+            lead = "" if error.hint.startswith(("did you mean", "known:", "allowed:")) else "try: "
+            print(f"  {lead}{error.hint}", file=sys.stderr)
         sys.stderr.flush()
 
     @contextlib.contextmanager
     def progress(self, label: str, total: float | None = None, unit: str = "items") -> Iterator[Progress]:
         """Progress on stderr for work that may take longer than two seconds. `unit` "B" shows bytes."""
-        bar = Progress(label, total, unit, terminal=sys.stderr.isatty(), silent=self.mode == "quiet")
+        bar = Progress(label, total, unit, terminal=_moves(sys.stderr), silent=not self._chats)
         try:
             yield bar
         finally:
@@ -222,7 +274,41 @@ class Output:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        with _written():
+            console.print(table)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Turns what goes wrong with standard output into what the command line knows."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_stdout()
+        raise ClosedPipe from None
+    except OSError as error:
+        from accel.core.errors import TransferError
+
+        _drop_stdout()
+        raise TransferError(
+            f"cannot write standard output: {error.strerror or error}", "free space where it goes, or send it elsewhere"
+        ) from error
+
+
+def _drop_stdout() -> None:
+    """Sends what is still buffered nowhere, so that the interpreter does not fail on it again while it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _dumps(data: Any, stream: Any, indent: int | None = None) -> str:
+    """JSON text that the stream's encoding can carry."""
+    unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
+    try:
+        return json.dumps(data, ensure_ascii=not unicode, indent=indent, default=_plain, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(data), ensure_ascii=not unicode, indent=indent, default=_plain, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

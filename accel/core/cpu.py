@@ -113,7 +113,7 @@ def _library_identity() -> dict[str, object] | None:
     import sys
 
     try:
-        data = json.loads(run_child([sys.executable, "-m", "cpuinfo", "--json"], 8.0))
+        data = json.loads(run_child([sys.executable, "-P", "-m", "cpuinfo", "--json"], 8.0))
     except (ProbeError, ValueError):
         return None
     return {

@@ -96,15 +96,11 @@ def _default_settings(found: Any, config: dict[str, Any]) -> dict[str, Any]:
 def _class(name: str) -> Any:
     import transformers
 
-    found = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
-    if found is None:
+    full = f"{name}ImageProcessor"
+    found = getattr(transformers, f"{full}Pil", None) or getattr(transformers, full, None)
+    if found is None or name not in KINDS:
         raise IncompatibleError(
-            f"transformers has no image processor {name}", "upgrade transformers, or try another model"
-        )
-    if name not in KINDS:
-        raise IncompatibleError(
-            f"the image processor {name} is not supported",
-            "use a model with one of: " + ", ".join(k.removesuffix("ImageProcessor") for k in KINDS),
+            f"the image processor {full} is not supported", f"use a model with one of: {', '.join(sorted(KINDS))}"
         )
     return found
 

@@ -65,7 +65,7 @@ def load(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(RANDOM_SEED)
                 module = _build(model, loader, config, attention)
-            notes: tuple[str, ...] = ("random weights: the output has no meaning",)
+            notes: tuple[str, ...] = ()
         else:
             module, info = _read(model, loader, config, attention)
             notes = _judge(model, info, unused, random_head)
@@ -116,7 +116,7 @@ def load_tokenizer(model: Model) -> Any | None:
         try:
             return transformers.AutoTokenizer.from_pretrained(model.folder, **_where(model))
         except Exception as error:  # tokenizer files are parsed by several libraries with their own exceptions
-            raise _damaged(model, error, "tokenizer") from error
+            raise _damaged(model, error, "tokenizer of") from error
 
 
 def gguf_file(model: Model) -> str | None:
@@ -247,7 +247,7 @@ def _judge(model: Model, info: dict[str, Any], unused: Sequence[str], random_hea
     return (f"random head: the files lack {len(missing)} weights ({some}), so that part of the output has no meaning",)
 
 
-def _damaged(model: Model, error: Exception, what: str = "files") -> AccelError:
+def _damaged(model: Model, error: Exception, what: str = "model") -> AccelError:
     if isinstance(error, AccelError):
         return error
     text = _first_line(error)
@@ -265,8 +265,10 @@ def _damaged(model: Model, error: Exception, what: str = "files") -> AccelError:
             f"{model.name} needs code of its own that comes with its files, which is not run unless you ask for it",
             "read that code, then ask with --trust-remote-code",
         )
+    if what == "configuration":
+        return InputError(f"no model can be made from the configuration of {model.name}: {text}", "check its values")
     return InputError(
-        f"the {what} of {model.name}{where} cannot be read, they may be damaged or incomplete: {text}",
+        f"the {what} {model.name}{where} cannot be read, it may be damaged or incomplete: {text}",
         "download the model again, and check its size and checksum",
     )
 

@@ -24,6 +24,12 @@ def _text(value: Any, kind: str = "") -> str:
     return ", ".join(value) if isinstance(value, (list, tuple)) else json.dumps(value)
 
 
+def _when(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
 def show(
     output: Output,
     key: Annotated[
@@ -86,8 +92,8 @@ def path(output: Output) -> None:
     found = config.files()
 
     def human() -> None:
-        rows = [(s.layer, str(s.path), "in effect" if s.used else s.note or "absent") for s in found]
-        output.table(("layer", "file", "state"), rows)
+        for s in found:
+            output.line(f"{s.layer:<8} {s.path}: {'in effect' if s.used else s.note or 'absent'}")
 
     data = [
         {"layer": s.layer, "path": str(s.path), "exists": s.exists, "used": s.used, "note": s.note or None}

@@ -39,16 +39,23 @@ def parse_size(text: str | int) -> int:
     a number alone is bytes. Upper and lower case are the same.
 
     Raises:
-        ValueError: not a size, or not a positive one.
+        InputError: not a size, or not one above zero.
     """
+    try:
+        return _bytes(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a size above zero", 'write it as "8GB" or "8GiB"') from error
+
+
+def _bytes(text: Any) -> int:
     if isinstance(text, bool) or not isinstance(text, (str, int)):
-        raise ValueError("not a size")
+        raise ValueError
     match = _SIZE.fullmatch(str(text))
     if match is None or match[2].lower() not in _UNITS:
-        raise ValueError("not a size")
+        raise ValueError
     size = round(float(match[1]) * _UNITS[match[2].lower()]) if match[2] or "." in match[1] else int(match[1])
     if not 0 < size < 2**63:
-        raise ValueError("not a size above zero")
+        raise ValueError
     return size
 
 
@@ -155,10 +162,7 @@ def _choice(*choices: str) -> Reader:
 
 
 def _size(raw: Any, _origin: Origin) -> int:
-    try:
-        return parse_size(raw)
-    except ValueError as error:
-        raise ValueError from error
+    return _bytes(raw)
 
 
 def _duration(raw: Any, _origin: Origin) -> float:

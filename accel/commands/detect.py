@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from accel.core.devices import Selection
     from accel.core.types import Device, PlatformReport
 
-_INDENT = 15
+#: columns of the labels at the left
+_LEFT = 12
 
 
 def detect(
@@ -74,99 +75,99 @@ def _narrow(report: PlatformReport, selection: Selection) -> PlatformReport:
 
 
 def _show(output: Output, reports: Sequence[PlatformReport], selection: Selection) -> None:
-    shown = 0
-    for report in reports:
-        for number, device in enumerate(report.devices):
-            _entry(output, device.id, _device(device, report if number == 0 else None))
-            shown += 1
-    lacking = [report for report in reports if not report.devices]
-    if lacking and shown:
+    """Present platforms with their devices, then absent ones, then what `auto` makes of it."""
+    page = _Page(output)
+    for report in (report for report in reports if report.devices):
+        page.head(report.name, report.reason)
+        if report.fix:
+            page.row("try", report.fix)
+        for device in report.devices:
+            page.device(device)
         output.line()
-    for report in lacking:
-        lines = [f"absent: {report.reason}", *([f"try: {report.fix}"] if report.fix else [])]
-        _entry(output, report.name, lines)
+    for report in (report for report in reports if not report.devices):
+        page.head(report.name, f"absent: {report.reason}" if not report.present else "no such device")
+        page.row("try", report.fix)
     first = _first(reports)
     if first and not selection.named:
         output.line()
-        text = f"--hw auto measures before it decides; with nothing measured yet it would look at {first} first."
-        _paragraph(output, text, "", "")
+        page.text("", f"--hw auto measures before it decides; with nothing measured yet it looks at {first} first.")
 
 
 def _first(reports: Sequence[PlatformReport]) -> str | None:
-    """The device that goes first where there is no evidence: the highest priority that an engine can run on."""
-    from accel.core.hardware import priority
+    """The device that goes first where there is no evidence, as a run would see it."""
+    from accel.core.devices import find_devices
 
-    usable = [device for report in reports for device in report.devices if device.engines]
-    return max(usable, key=lambda device: priority(device.platform)).id if usable else None
-
-
-def _device(device: Device, report: PlatformReport | None) -> list[str]:
-    """The lines about a device; `report` is given with the first device of a platform."""
-    lines = [device.name]
-    size = []
-    if device.cores is not None:
-        size.append(f"{device.cores} cores" + (f", {device.threads} threads" if device.threads else ""))
-    if device.memory_total_bytes is not None:
-        total = human_bytes(device.memory_total_bytes)
-        free = device.memory_free_bytes
-        size.append(f"{total} memory" if free is None else f"{human_bytes(free)} free of {total}")
-    if size:
-        lines.append(", ".join(size))
-    fast, possible = device.precisions["fast"], device.precisions["possible"]
-    slow = [precision for precision in possible if precision not in fast]
-    if possible:
-        parts = [f"{' '.join(fast)} in hardware" if fast else "", f"{' '.join(slow)} possible" if slow else ""]
-        lines.append("; ".join(part for part in parts if part))
-    if device.features:
-        lines.append(" ".join(device.features))
-    if device.driver:
-        lines.append(f"driver {device.driver}")
-    lines.append(f"engines: {', '.join(device.engines) or 'none that could run here'}")
-    if device.measured:
-        lines += _measured(device.measured)
-    if report is not None:
-        lines.append(report.reason)
-        lines += [f"try: {report.fix}"] if report.fix else []
-    return lines
+    devices = find_devices("auto", reports=reports)
+    return devices[0].id if devices else None
 
 
-def _measured(figures: dict[str, Any]) -> list[str]:
+class _Page:
+    """Text in two columns that fits the terminal, 80 columns where there is none."""
+
+    def __init__(self, output: Output) -> None:
+        import sys
+
+        self.output = output
+        self.width = max(40, min(100, terminal_width(sys.stdout)))
+
+    def head(self, name: str, text: str) -> None:
+        """A platform."""
+        label = f"{name:<{_LEFT}}"
+        self.text(f"\x1b[1m{label}\x1b[0m" if self.output.colour else label, text, _LEFT)
+
+    def row(self, label: str, text: str) -> None:
+        """A fact; nothing where there is no text."""
+        if text:
+            self.text(f"{label:>{_LEFT - 2}}  ", text, _LEFT)
+
+    def device(self, device: Device) -> None:
+        """What a device is, what it computes in, and who could run on it."""
+        self.row("device", f"{device.id}  {device.name}")
+        counts = ((device.cores, "core"), (device.threads, "thread"))
+        size = [f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
+        self.row("size", ", ".join(size + _memory(device)))
+        fast, possible = device.precisions["fast"], device.precisions["possible"]
+        slow = [precision for precision in possible if precision not in fast]
+        words = [f"{' '.join(fast)} in hardware" if fast else "", f"{' '.join(slow)} possible" if slow else ""]
+        self.row("computes", "; ".join(word for word in words if word))
+        self.row("features", " ".join(device.features))
+        self.row("driver", device.driver or "")
+        self.row("engines", ", ".join(device.engines) or "none that could run on it")
+        for label, text in _figures(device.measured or {}):
+            self.row(label, text)
+
+    def text(self, label: str, text: str, indent: int = 0) -> None:
+        """A label and text beside it, broken at spaces."""
+        line, room = "", self.width - indent
+        start = label
+        for word in text.split(" "):
+            if line and len(line) + 1 + len(word) > room:
+                self.output.line(start + line)
+                line, start = word, " " * indent
+            else:
+                line = f"{line} {word}" if line else word
+        self.output.line((start + line).rstrip())
+
+
+def _memory(device: Device) -> list[str]:
+    if device.memory_total_bytes is None:
+        return []
+    total = human_bytes(device.memory_total_bytes)
+    free = device.memory_free_bytes
+    return [f"{total} of memory" if free is None else f"{human_bytes(free)} of {total} memory free"]
+
+
+def _figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `--deep` measured, now or earlier, and what it could not."""
+    if not figures:
+        return []
     rates = [f"{precision} {rate:.0f}" for precision, rate in figures["gflops"].items()]
-    parts = [f"{', '.join(rates)} GFLOP/s"] if rates else []
+    words = [f"{', '.join(rates)} GFLOP/s"] if rates else []
     if figures["copy_gb_per_s"] is not None:
-        parts.append(f"copy {figures['copy_gb_per_s']:.1f} GB/s")
+        words.append(f"copy {figures['copy_gb_per_s']:.1f} GB/s")
     if figures["to_device_gb_per_s"] is not None:
-        parts.append(f"to the device {figures['to_device_gb_per_s']:.1f} GB/s")
-    lines = [f"measured {figures['measured_at'][:10]}: {'; '.join(parts)}"] if parts else []
+        words.append(f"from the host {figures['to_device_gb_per_s']:.1f} GB/s")
+    rows = [("measured", f"{'; '.join(words)} ({figures['library']}, {figures['measured_at'][:10]})")] if words else []
     for what, why in figures["not_measured"].items():
-        lines.append(f"not measured: {why}" if what == "device" else f"{what} not measured: {why}")
-    return lines
-
-
-def _entry(output: Output, head: str, lines: Sequence[str]) -> None:
-    """A name at the left, and lines that begin beside it."""
-    label = f"{head:<{_INDENT - 1}} "
-    if output.colour:
-        label = label.replace(head, f"\x1b[1m{head}\x1b[0m", 1)
-    if len(head) >= _INDENT:
-        output.line(label.rstrip())
-        label = " " * _INDENT
-    for number, line in enumerate(lines):
-        _paragraph(output, line, label if number == 0 else " " * _INDENT, " " * (_INDENT + 2))
-
-
-def _paragraph(output: Output, text: str, first: str, later: str) -> None:
-    """Text broken at spaces to fit the terminal."""
-    import sys
-
-    width = min(100, terminal_width(sys.stdout))
-    room = max(20, width - _INDENT) if first else width
-    line, left = first, room
-    for word in text.split():
-        gap = "" if line in (first, later) else " "
-        if len(gap) + len(word) > left and gap:
-            output.line(line)
-            line, left, gap = later, max(20, width - len(later)), ""
-        line += gap + word
-        left -= len(gap) + len(word)
-    output.line(line)
+        rows.append(("", f"{'' if what == 'device' else what + ' '}not measured: {why}"))
+    return rows

@@ -100,7 +100,7 @@ def kept(name: str, key: Any, compute: Callable[[], Any]) -> Any:
         compute: makes the value; None means "no answer" and is not kept.
     """
     path = home() / "cache" / f"{name}.json"
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, KeyError):
         known = json.loads(read_text(str(path)))
         if known["key"] == json.loads(json.dumps(key)):
             return known["value"]

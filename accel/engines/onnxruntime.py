@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core.contracts import EnginePlugin, Session, Source
 from accel.core.errors import IncompatibleError
+from accel.core.fingerprint import engine_version
 from accel.core.types import Plan, Recipe
 
 if TYPE_CHECKING:
@@ -43,14 +43,10 @@ class OnnxRuntimeEngine(EnginePlugin):
     platforms = ("cpu",)
 
     def missing(self) -> str | None:
-        try:
-            metadata.version("onnxruntime")
-        except metadata.PackageNotFoundError:
-            return "onnxruntime is not installed: pip install onnxruntime"
-        return None
+        return None if engine_version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
 
     def version(self) -> str:
-        return metadata.version("onnxruntime")
+        return engine_version("onnxruntime") or "unknown"
 
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         platform = device.partition(":")[0]

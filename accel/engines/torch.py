@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel.core.contracts import EnginePlugin, Session, Source, TorchGraph
 from accel.core.errors import IncompatibleError
+from accel.core.fingerprint import engine_version, torch_build
 from accel.core.types import Plan, Recipe
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ class TorchEngine(EnginePlugin):
     needs_framework = True
 
     def missing(self) -> str | None:
-        try:
-            metadata.version("torch")
-        except metadata.PackageNotFoundError:
-            return "torch is not installed: pip install torch"
-        return None
+        return None if engine_version("torch") else "torch is not installed: pip install torch"
+
+    def missing_on(self, platform: str) -> str | None:
+        build = torch_build()
+        lacks = {"cuda": not build.get("cuda"), "rocm": not build.get("hip")}.get(platform, False)
+        built = f"the installed torch {build.get('version', '')} is built without {platform}"
+        return self.missing() or (built if lacks else None)
 
     def version(self) -> str:
-        return metadata.version("torch")
+        return engine_version("torch") or "unknown"
 
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         platform = device.partition(":")[0]

@@ -50,7 +50,7 @@ class OpenVinoPlatform(HardwarePlugin):
             return PlatformReport(
                 self.name, False, "not installed: the package openvino", "pip install 'ipfs-accel[openvino]'"
             )
-        failure = ""
+        failure = "gave no list of devices"
 
         def ask() -> Any:
             nonlocal failure
@@ -59,11 +59,11 @@ class OpenVinoPlatform(HardwarePlugin):
             except ProbeError as error:
                 failure = str(error)
             except ValueError:
-                failure = "its answer is no JSON"
+                failure = "answered something else than JSON"
             return None
 
         found = kept("openvino-devices", self._key(version), ask)
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or not all(isinstance(facts, dict) for facts in found.values()):
             reason = f"library does not answer: OpenVINO {version} {failure}"
             return PlatformReport(
                 self.name, False, reason, "pip install --force-reinstall openvino; update the GPU driver"
@@ -74,7 +74,7 @@ class OpenVinoPlatform(HardwarePlugin):
             )
         devices = tuple(self._device(name, facts, version) for name, facts in found.items())
         reason, fix = self._left_out(list(found))
-        return PlatformReport(self.name, True, reason or f"OpenVINO {version}", fix, devices)
+        return PlatformReport(self.name, True, reason or f"its core lists {', '.join(found)}", fix, devices)
 
     def _key(self, version: str) -> list[Any]:
         folders = [listing(folder) for folder in ("/dev/dri", "/dev/accel", "/etc/OpenCL/vendors")]

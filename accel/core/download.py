@@ -20,7 +20,14 @@ HUB_HOSTS = ("huggingface.co", "hf.co")
 
 
 class Broken(Exception):
-    """The transfer failed for good; `__cause__` is the last failure. What arrived is kept."""
+    """The transfer failed for good; `__cause__` is the last failure. What arrived is kept.
+
+    `refused` says that the server did not want to send the file, rather than that it could not.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class WrongContent(Exception):
@@ -42,7 +49,7 @@ def download(url: str, partial: Path, size: int, sha256: str, stop: Event, advan
         advance: told about bytes; the ones that were there already count, and come back negative if they are no use.
 
     Raises:
-        Broken: the server refuses (the cause has a `response`), or it sends nothing `ATTEMPTS` times in a row.
+        Broken: the server refuses, or sends nothing `ATTEMPTS` times in a row.
         WrongContent, Cancelled: as their names say.
         OSError: the disk is full or read-only.
     """
@@ -81,7 +88,7 @@ def _fill(url: str, partial: Path, size: int, stop: Event, advance: Callable[[in
         except HTTPError as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status is not None and status < 500 and status not in (408, 416, 429):
-                raise Broken(f"the server refused it (status {status})") from error
+                raise Broken(f"the server refused it (status {status})", refused=True) from error
             cause: HTTPError | None = error
         else:
             cause = None

@@ -256,9 +256,10 @@ class _Transfer:
 
     def _broken(self, file: RemoteFile, error: Broken) -> AccelError:
         cause = error.__cause__
-        if isinstance(cause, Exception) and hasattr(cause, "response"):
+        if error.refused and isinstance(cause, Exception):
             return explain(cause, self.repository, self.commit)
-        reason = f" ({type(cause).__name__}: {cause})" if cause else ""
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        reason = f" (status {status})" if status else f" ({type(cause).__name__}: {cause})" if cause else ""
         return TransferError(f"{file.name} of {self.repository}: {error}{reason}", AGAIN)
 
     def _failed(self, file: RemoteFile, error: Exception) -> AccelError:

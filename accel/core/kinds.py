@@ -36,16 +36,15 @@ def infer(name: str, config: dict[str, Any], task: str | None) -> tuple[str, str
     known = memory.recall("kinds", key)
     if known is not None:
         return str(known["family"]), str(known["task"])
-    found = list(_claims(config))
-    if not found:
-        raise _unknown(name, config)
-    for family, own_task, plugin in found:
+    tasks: list[str] = []
+    for family, own_task, plugin in _claims(config):
         chosen = task or own_task
         if chosen in plugin.tasks:
             if family in registry.builtin_names("families"):
                 memory.keep("kinds", key, {"family": family, "task": chosen})
             return family, chosen
-    raise wrong_task(name, str(task), [known for _, _, plugin in found for known in plugin.tasks])
+        tasks += plugin.tasks
+    raise wrong_task(name, str(task), tasks) if tasks else _unknown(name, config)
 
 
 def _age_of_families() -> int:

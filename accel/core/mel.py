@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from accel.core.errors import IncompatibleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,3 +125,58 @@ def filter_bank(samples: Array, *, mels: int = 128, frames: int = 1024, rate: in
     result: Array = np.zeros((frames, mels), dtype=np.float32)
     result[: len(energy)] = energy
     return result
+
+
+#: feature extractors that `SoundProcessor` implements: their class names without `FeatureExtractor`
+KINDS = ("AST", "Wav2Vec2", "Whisper")
+
+
+class SoundProcessor:
+    """A feature extractor of transformers, rebuilt from its settings.
+
+    Args:
+        settings: the extractor's settings (as its `to_dict` gives them) with `kind`, one of `KINDS`.
+
+    Raises:
+        IncompatibleError: a kind whose features are not implemented.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+        self.kind: str = self.settings.get("kind", "")
+        if self.kind not in KINDS:
+            raise IncompatibleError(
+                f"the feature extractor {self.kind or 'without a name'} is not supported",
+                f"use a model with one of: {', '.join(KINDS)}",
+            )
+        self.rate = int(self.settings.get("sampling_rate") or 16000)
+
+    @property
+    def window_s(self) -> float | None:
+        """The most seconds of sound that one call looks at; None is any length."""
+        if self.kind == "Whisper":
+            return float(self.settings.get("chunk_length") or 30)
+        return None
+
+    def __call__(self, samples: Array) -> Array:
+        """Features of (samples,) float32 at `rate`, without a batch axis."""
+        import numpy as np
+
+        s = self.settings
+        if self.kind == "Whisper":
+            return whisper_features(
+                samples,
+                mels=int(s.get("feature_size") or 80),
+                size=int(s.get("n_fft") or 400),
+                hop=int(s.get("hop_length") or 160),
+                seconds=int(s.get("chunk_length") or 30),
+                rate=self.rate,
+            )
+        if self.kind == "AST":
+            bank = filter_bank(
+                samples, mels=int(s.get("num_mel_bins") or 128), frames=int(s.get("max_length") or 1024), rate=self.rate
+            )
+            if not s.get("do_normalize", True):
+                return bank
+            return np.asarray((bank - float(s["mean"])) / (float(s["std"]) * 2), dtype=np.float32)
+        return unit_variance(samples) if s.get("do_normalize", True) else np.asarray(samples, dtype=np.float32)

@@ -232,3 +232,20 @@ def resample_sinc(samples: Array, source: int, target: int) -> Array:
         start, phase = divmod(first * down, up)
         result[first::up] = windows[start::down][: len(range(first, length, up))] @ rows[phase]
     return result
+
+
+def quiet_cuts(samples: Array, rate: int, most_s: float) -> list[Array]:
+    """Pieces of at most `most_s` seconds, cut where the last third of each is quietest over a tenth of a second."""
+    import numpy as np
+
+    most, window = int(most_s * rate), max(1, rate // 10)
+    pieces: list[Array] = []
+    rest = samples
+    while len(rest) > most:
+        first = most * 2 // 3
+        energy = np.cumsum(np.concatenate([[0.0], rest[first:most].astype(np.float64) ** 2]))
+        loudness = energy[window:] - energy[:-window]
+        cut = first + int(loudness.argmin()) + window // 2
+        pieces.append(rest[:cut])
+        rest = rest[cut:]
+    return [*pieces, rest]

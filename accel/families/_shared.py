@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from accel.core.contracts import Session, Tensors
+    from accel.core.tokenization import Frozen
 
     Array = np.ndarray[Any, Any]
 
@@ -53,6 +54,17 @@ def labels_of(model: Model, count: int | None = None) -> tuple[list[str], tuple[
             return [str(name) for name in shared], ()
     labels = [names.get(i, f"LABEL_{i}") for i in range(size)]
     return labels, ("the model does not name its classes: labels are numbers",) if plain else ()
+
+
+def freeze_tokenizer(model: Model, assets: Path, vocabulary: int, ids: Mapping[str, int | None]) -> Frozen:
+    """Freezes a text decoder's tokenizer; a byte-level one takes its place where the model has none."""
+    from accel.core.tokenization import freeze, freeze_substitute
+    from accel.core.torch_models import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    if tokenizer is not None:
+        return freeze(tokenizer, assets)
+    return freeze_substitute(assets, vocabulary, ids, kind="decoder")
 
 
 def write_labels(assets: Path, labels: Sequence[str]) -> str:

@@ -73,7 +73,7 @@ class CacheDecoding(Decoding):
                 positions = np.maximum(self._mask.cumsum(axis=1)[:, -new:] - 1, 0)
             else:
                 positions = np.broadcast_to(np.arange(self.length, self.length + new), (batch, new))
-            feeds["position_ids"] = np.ascontiguousarray(positions, np.int64)
+            feeds["position_ids"] = np.array(positions, np.int64)
         logits = self.call(feeds)
         self.length += new
         return last_position(logits)

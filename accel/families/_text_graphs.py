@@ -123,7 +123,7 @@ def _gather_before(model: Any, positions: Callable[[], Any]) -> bool:
 
 
 def pads(graph: TorchGraph) -> bool:
-    """Whether padding leaves an answer as it is, which it does not where a model mixes tokens regardless of the mask."""
+    """Whether padding leaves an answer as it is; not so where a model mixes tokens regardless of the mask."""
     import torch
 
     length = int(graph.example["attention_mask"][0].sum())

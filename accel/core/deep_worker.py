@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-#: one call has to take this long for its time to count as that of a large matrix (seconds)
+#: a call that takes this long (seconds) is worth trying a larger matrix only while the rate still grows
 LONG_ENOUGH = 0.02
+#: no call is begun that is expected to take longer (seconds)
+TOO_LONG = 1.0
 WARM_UP = 2
 REPETITIONS = 30
 #: seconds that the repetitions of one size may take together
@@ -59,10 +61,11 @@ def grow(make: Callable[[int], Callable[[], None]], sizes: list[int]) -> tuple[f
             seconds = best_time(make(size))
         except MemoryError:
             break
-        if 2 * size**3 / seconds / 1e9 > rate:
-            rate, at = 2 * size**3 / seconds / 1e9, size
-        # the next size takes eight times as long
-        if seconds > LONG_ENOUGH:
+        here, before = 2 * size**3 / seconds / 1e9, rate
+        if here > rate:
+            rate, at = here, size
+        # the next size has eight times the work
+        if 8 * seconds > TOO_LONG or (seconds > LONG_ENOUGH and here < 1.05 * before):
             break
     if not at:
         raise NotMeasured("too little free memory for the smallest product")

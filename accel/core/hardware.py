@@ -76,7 +76,12 @@ class _Probe(threading.Thread):
             answer = PlatformReport(name, False, error.message, error.hint)
         except Exception as error:  # an odd machine or a plugin of a third party: the others still have to answer
             reason = f"its probe failed: {type(error).__name__}: {error}"
-            answer = PlatformReport(name, False, reason[:300], "report this with the output of accel detect --debug")
+            answer = PlatformReport(
+                name,
+                False,
+                reason[:300],
+                "report this to whoever wrote the plugin; --hw with other names leaves it out",
+            )
         self.answer = answer
 
     def report(self) -> PlatformReport:

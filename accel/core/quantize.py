@@ -1,0 +1,195 @@
+"""Integer arithmetic for models: four ways, each of which either changes the graph or says that it cannot.
+
+Only what an engine truly computes in integers is made here. Weights that are merely stored small and multiplied as
+floats would be called int8 without being it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel.core.errors import IncompatibleError, UnavailableError
+from accel.core.export import cause, quiet
+
+if TYPE_CHECKING:
+    from accel.core.contracts import Tensors
+
+#: weights that share one scale in block-wise quantisation
+BLOCK = 32
+#: operators that prove that an ONNX graph computes in integers
+_INTEGER = {
+    "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QuantizeLinear",
+}  # fmt: skip
+_HINT = "use --precision fp32, or another engine"
+
+
+def dynamic(source: Path, target: Path, *, narrow: bool) -> None:
+    """int8 weights per output channel; activations are quantised per tensor as they occur.
+
+    Args:
+        source, target: ONNX files; the target's weights are written beside it.
+        narrow: keep weights to 7 bits, for processors whose int8 products can overflow 16 bits (x86 without VNNI).
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _failing("dynamic"), quiet():
+        quantize_dynamic(
+            str(source),
+            str(target),
+            per_channel=True,
+            reduce_range=narrow,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            use_external_data_format=True,
+        )
+    _prove(target)
+
+
+def blockwise(source: Path, target: Path) -> None:
+    """8-bit weights with a scale per block of 32, multiplied in integers with activations quantised per block.
+
+    Nearer to fp32 than `dynamic` by an order of magnitude, and slower.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _failing("weights"), quiet():
+        # accuracy level 4 is the one at which ONNX Runtime multiplies in int8
+        quantizer = MatMulNBitsQuantizer(
+            onnx.load(str(source)), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+        )
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(target), True)
+    _prove(target)
+
+
+def calibrated(
+    source: Path, target: Path, feeds: Iterable[Tensors], *, narrow: bool = False, wide_activations: bool = False
+) -> None:
+    """int8 weights per channel and activations whose ranges were seen on real feeds, as QuantizeLinear pairs.
+
+    Args:
+        narrow: as in `dynamic`.
+        wide_activations: 16 bits for activations (A16W8, what Qualcomm's processors execute best).
+
+    Raises:
+        IncompatibleError: no feeds, or nothing in the graph can be quantised.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.feeds = iter(_some(feeds))
+
+        def get_next(self) -> Tensors | None:
+            return next(self.feeds, None)
+
+    reader = Reader()
+    with _failing("calibrated"), quiet(), tempfile.TemporaryDirectory(prefix="accel-quantize-") as scratch:
+        flat = Path(scratch) / "flat.onnx"
+        _without_functions(source, flat)
+        quantize_static(
+            str(flat),
+            str(target),
+            reader,
+            per_channel=True,
+            reduce_range=narrow,
+            activation_type=QuantType.QUInt16 if wide_activations else QuantType.QUInt8,
+            weight_type=QuantType.QUInt8 if wide_activations else QuantType.QInt8,
+            op_types_to_quantize=None if wide_activations else ["Conv", "Gemm", "MatMul"],
+            use_external_data_format=True,
+            extra_options={"WeightSymmetric": not wide_activations, "MatMulConstBOnly": not wide_activations},
+        )
+    _prove(target)
+
+
+def openvino_weights(model: Any) -> Any:
+    """An `openvino.Model` with int8 weights per output channel (NNCF, asymmetric).
+
+    OpenVINO's CPU code multiplies them in integers, with activations quantised per group as they occur.
+    """
+    nncf = _nncf()
+    with _failing("weights"), quiet():
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def openvino_calibrated(model: Any, feeds: Iterable[Tensors], *, transformer: bool) -> Any:
+    """An `openvino.Model` with int8 weights and activations calibrated on real feeds (NNCF post-training quantisation).
+
+    Args:
+        transformer: keep attention's sensitive parts in floats, as NNCF does for transformers.
+    """
+    nncf = _nncf()
+    names = [port.any_name for port in model.inputs]
+    data = [{name: feed[name] for name in names} for feed in _some(feeds)]
+    with _failing("calibrated"), quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(data),
+            subset_size=len(data),
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        )
+
+
+def _nncf() -> Any:
+    """NNCF, imported so that it sends nothing to anybody (it reports usage unless this variable is set)."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        with quiet():
+            import nncf
+    except ImportError as error:
+        raise UnavailableError(
+            f"quantising for OpenVINO needs nncf: {error}", "pip install 'ipfs-accel[openvino]'"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+    return nncf
+
+
+@contextlib.contextmanager
+def _failing(how: str) -> Iterator[None]:
+    try:
+        yield
+    except (IncompatibleError, MemoryError):
+        raise
+    except Exception as error:  # the quantisers raise whatever a graph makes them stumble over
+        raise IncompatibleError(f"int8 ({how}) is not possible for this graph: {cause(error)}", _HINT) from error
+
+
+def _some(feeds: Iterable[Tensors]) -> list[Tensors]:
+    data = list(feeds)
+    if not data:
+        raise IncompatibleError("int8 by calibration needs inputs to calibrate with, and there are none", _HINT)
+    return data
+
+
+def _without_functions(source: Path, target: Path) -> None:
+    """Writes the graph with `Attention` and the like taken apart, since only their parts can be quantised."""
+    import onnx
+    import onnx.inliner
+    from onnx.external_data_helper import load_external_data_for_model
+
+    # without weights, since the inliner passes the model through one message of at most 2 GB
+    model = onnx.load(str(source), load_external_data=False)
+    if any(node.op_type == "Attention" and not node.domain for node in model.graph.node):
+        model = onnx.inliner.inline_selected_functions(model, [("", "Attention")], inline_schema_functions=True)
+    load_external_data_for_model(model, str(source.parent))
+    onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
+
+
+def _prove(target: Path) -> None:
+    import onnx
+
+    model = onnx.load(str(target), load_external_data=False)
+    if not any(node.op_type in _INTEGER for node in model.graph.node):
+        raise IncompatibleError("nothing in this graph can be computed in int8 that way", _HINT)

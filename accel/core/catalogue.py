@@ -20,18 +20,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """Weights inside an installed package: the folder, the file if it is one file, and the package's version."""
 
     folder: Path

@@ -23,7 +23,7 @@ BLOCK = 4 << 20
 #: A file system stamps a change with the time of its last clock tick (4 to 10 ms on Linux). A file is hashed only when
 #: its stamp is older than this, so that a change after the hash always shows in the stamp.
 TICK_NS = 50_000_000
-SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = r"[0-9a-f]{64}"
 
 Stamp = tuple[int, int, int, int]
 
@@ -95,7 +95,7 @@ def hub_blob(path: Path) -> str | None:
         target = path.readlink()
     except OSError:
         return None
-    if not SHA256.fullmatch(target.name):
+    if not re.fullmatch(SHA256, target.name):
         return None
     blobs = Path(os.path.normpath(path.parent / target.parent))
     return target.name if blobs.name == "blobs" and blobs.parent.name.startswith("models--") else None

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accel.core import memory
 from accel.core.errors import InputError
 from accel.core.selection import Selection, select
 
 DEFAULT_REVISION = "main"
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+#: patterns are compiled when they are used: not every run needs them
+REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?"
+COMMIT = r"[0-9a-f]{40}"
+SHORT_COMMIT = r"[0-9a-f]{7,39}"
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A model of the hub in the cache.
 
     Attributes:
@@ -43,7 +42,7 @@ class Snapshot:
 
 def is_repository(name: str) -> bool:
     """Whether the name could be a model of the hub: `org/name`, or a canonical `name`."""
-    return REPOSITORY.fullmatch(name) is not None and "--" not in name and ".." not in name
+    return re.fullmatch(REPOSITORY, name) is not None and "--" not in name and ".." not in name
 
 
 def cache_folder() -> Path:
@@ -81,7 +80,7 @@ def repository_folder(repository: str) -> Path:
 
 def find_commit(repository: str, revision: str) -> str | None:
     """The commit that a branch, tag or (short) commit hash meant when it was last downloaded, or None."""
-    if COMMIT.fullmatch(revision):
+    if re.fullmatch(COMMIT, revision):
         return revision
     folder = repository_folder(repository)
     if ".." not in revision.split("/"):
@@ -89,9 +88,9 @@ def find_commit(repository: str, revision: str) -> str | None:
             commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             commit = ""
-        if COMMIT.fullmatch(commit):
+        if re.fullmatch(COMMIT, commit):
             return commit
-    if SHORT_COMMIT.fullmatch(revision) and (folder / "snapshots").is_dir():
+    if re.fullmatch(SHORT_COMMIT, revision) and (folder / "snapshots").is_dir():
         found = [entry.name for entry in os.scandir(folder / "snapshots") if entry.name.startswith(revision)]
         if len(found) == 1:
             return found[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,7 @@ def _list(repository: str, revision: str) -> tuple[str, str | None, dict[str, Re
             f"{hub.endpoint()} did not answer like a hub when asked for {repository}: {error}",
             "check HF_ENDPOINT and your proxy",
         ) from error
-    if not info.sha or not hub.COMMIT.fullmatch(info.sha):
+    if not info.sha or not re.fullmatch(hub.COMMIT, info.sha):
         raise TransferError(f"{hub.endpoint()} states no commit for {repository}", "check HF_ENDPOINT")
     licence = getattr(info.card_data, "license", None)
     return info.sha, licence if isinstance(licence, str) else None, files
@@ -234,7 +235,7 @@ class _Transfer:
         if self.stop.is_set():
             return
         try:
-            streamed = self._stream(file) if file.sha256 and SHA256.fullmatch(file.sha256) else False
+            streamed = self._stream(file) if file.sha256 and re.fullmatch(SHA256, file.sha256) else False
             path = hf_hub_download(
                 self.repository,
                 file.name,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from accel.core import gguf_header, memory, onnx_header
+from accel.core import memory
 from accel.core.digest import stamp
 from accel.core.errors import AccelError, InputError, UnavailableError
 from accel.core.paths import ensure, home
@@ -28,14 +27,13 @@ BESIDE_CONFIG = {
 MOST_FILES = 20_000
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Files of a model before its configuration is read."""
 
     folder: Path
     selection: Selection
     notes: tuple[str, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
 
 
 def looks_like_path(name: str) -> bool:
@@ -144,6 +142,8 @@ def read_onnx(path: Path) -> dict[str, Any]:
     known = memory.recall("onnx", str(path))
     if known is not None and known.get("stamp") == now:
         return known
+    from accel.core import onnx_header
+
     header = onnx_header.read(path)
     found = {
         "stamp": now,
@@ -163,6 +163,8 @@ def read_gguf(path: Path) -> dict[str, Any]:
     if known is not None and known.get("stamp") == now:
         config: dict[str, Any] = known["config"]
         return config
+    from accel.core import gguf_header
+
     config = gguf_header.read(path).config()
     memory.keep("gguf", str(path), {"stamp": now, "config": config})
     return config

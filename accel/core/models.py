@@ -1,15 +1,15 @@
 """From what the user typed to a resolved model: a path, a short name of the catalogue, a hub id or an ipfs address.
 
 A model that was resolved before costs a few file look-ups: no network, no huggingface_hub, no transformers, no numpy.
+Records on this path are named tuples: a frozen dataclass takes ten times as long to define.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from accel.core import catalogue, digest, hub, kinds, local, registry
 from accel.core.digest import Report
@@ -18,15 +18,15 @@ from accel.core.selection import Selection
 from accel.core.types import Model, Weights
 
 #: a branch, tag or commit
-REVISION = re.compile(r"[\w][\w./+-]{0,199}")
-#: a file inside a repository of the hub: `org/name/model.gguf`
-HUB_FILE = re.compile(r"([^/]+/[^/]+)/(.+\.(?:gguf|onnx))")
+REVISION = r"[\w][\w./+-]{0,199}"
+#: a page of the hub, and a file inside a repository: `org/name/model.gguf`
+HUB_PAGE = r"https?://(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)(?:/tree/([^/]+))?/?"
+HUB_FILE = r"([^/]+/[^/]+)/(.+\.(?:gguf|onnx))"
 
 Source = Literal["local", "package", "hub", "ipfs", "catalogue"]
 
 
-@dataclass(frozen=True)
-class _Wish:
+class _Wish(NamedTuple):
     """What the user asked for."""
 
     name: str
@@ -42,16 +42,15 @@ class _Wish:
         return self.weights == "pretrained"
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """Files of a model, and where they came from."""
 
     source: Source
     folder: Path | None
     selection: Selection
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
     revision: str | None = None
-    entry: dict[str, Any] = field(default_factory=dict)
+    entry: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -91,7 +90,9 @@ def resolve(
 
 
 def _split(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Parts `name@revision`, where it is not a path."""
+    """Parts `name@revision`, where it is not a path; an address of the hub's web pages is taken as the id in it."""
+    if page := re.fullmatch(HUB_PAGE, name):
+        name = page[1] + (f"@{page[2]}" if page[2] else "")
     base, at, typed = name.rpartition("@")
     if not at or local.looks_like_path(name) or local.as_path(name).exists() or name.startswith("ipfs://"):
         base, typed = name, ""
@@ -100,7 +101,7 @@ def _split(name: str, revision: str | None) -> tuple[str, str | None]:
     chosen = typed or revision
     if at and not typed and base != name:
         raise InputError(f"there is no revision after the @ in {name}", "give a branch, tag or commit")
-    if chosen is not None and (not REVISION.fullmatch(chosen) or ".." in chosen):
+    if chosen is not None and (not re.fullmatch(REVISION, chosen) or ".." in chosen):
         raise InputError(f"{chosen!r} is not a revision", "give a branch, tag or commit")
     return base, chosen
 
@@ -110,7 +111,7 @@ def _find(wish: _Wish) -> _Found:
         found = local.at(resolve_ipfs(wish.name), weights=wish.real, code=wish.code)
         return _Found("ipfs", found.folder, found.selection, found.config, wish.name, notes=found.notes)
     path = local.as_path(wish.name)
-    if local.looks_like_path(wish.name) and not (HUB_FILE.fullmatch(wish.name) and not path.exists()):
+    if local.looks_like_path(wish.name) and not (re.fullmatch(HUB_FILE, wish.name) and not path.exists()):
         if not path.exists():
             raise local.missing(wish.name)
         return _local(wish, path)
@@ -119,7 +120,7 @@ def _find(wish: _Wish) -> _Found:
         return _from_catalogue(wish, entry)
     if path.exists():
         return _local(wish, path)
-    if file := HUB_FILE.fullmatch(wish.name):
+    if file := re.fullmatch(HUB_FILE, wish.name):
         return _from_hub(wish, file[1], None, file[2])
     if hub.is_repository(wish.name):
         return _from_hub(wish, wish.name, catalogue.by_hub(wish.name))
@@ -275,7 +276,7 @@ def _near(name: str) -> str:
 
 
 def _finish(wish: _Wish, found: _Found) -> Model:
-    selection, folder, entry = found.selection, found.folder, dict(found.entry)
+    selection, folder, entry = found.selection, found.folder, dict(found.entry or {})
     if selection.layout == "onnx" and not wish.real:
         raise InputError(f"{wish.name} is an ONNX file, so it has no random weights", "leave --weights out")
     config = found.config or _read_config(found)
@@ -310,7 +311,7 @@ def _read_config(found: _Found) -> dict[str, Any]:
     if selection.layout == "gguf" and selection.weights:
         return local.read_gguf(folder / selection.weights[0])
     if selection.layout == "onnx":
-        return local.onnx(folder, selection.weights[0], selection.without_weights).config
+        return local.onnx(folder, selection.weights[0], selection.without_weights).config or {}
     return local.read_json(folder / ("model_index.json" if selection.layout == "diffusers" else "config.json"))
 
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from accel.core.errors import InputError
 
 #: endings of small files beside the weights: configuration, tokenizer, chat template
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".codes", ".vocab")
-#: files with such an ending that no run reads
-UNUSED = re.compile(
-    r"(readme|license|licence|notice|requirements|use_policy|trainer_state|training_args|data_config|"
-    r".*_results|.*\.index|quantize_config|ort_config)\.(json|txt)",
-    re.IGNORECASE,
-)
+#: how the names of files with such an ending start that no run reads
+UNUSED = (
+    "readme.", "license.", "licence.", "notice.", "requirements.", "use_policy.", "trainer_state.", "training_args.",
+    "data_config.", "quantize_config.", "ort_config.", "all_results.", "eval_results.", "train_results.",
+)  # fmt: skip
 #: a module of a sentence-transformers model: `1_Pooling/config.json`, `2_Dense/model.safetensors`
 MODULE = re.compile(r"\d+_[A-Za-z]\w*")
 #: names of weights in the two layouts; a name with a variant (`model.fp16.safetensors`) does not match
@@ -27,8 +26,7 @@ WEIGHTS = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)(-\d+-of-(\d
 FOREIGN = {".h5": "TensorFlow", ".msgpack": "Flax", ".ot": "Rust", ".ckpt": "a training checkpoint"}
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """The files of a model.
 
     Attributes:
@@ -100,7 +98,7 @@ def _made(layout: str, small: list[str], weights: list[str]) -> Selection:
 
 
 def _is_small(name: str) -> bool:
-    return name.endswith(SMALL) and not UNUSED.fullmatch(name)
+    return name.endswith(SMALL) and not name.endswith(".index.json") and not name.lower().startswith(UNUSED)
 
 
 def _weights(names: list[str], where: str) -> list[str]:

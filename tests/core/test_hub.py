@@ -158,6 +158,8 @@ def test_a_revision_can_be_a_branch_a_commit_or_the_start_of_one(server: HubServ
         resolve(f"{BERT}@v2")
     with pytest.raises(InputError, match="two revisions"):
         resolve(f"{BERT}@v1.0", revision="main")
+    assert resolve(f"https://huggingface.co/{BERT}/tree/v1.0").revision == commit
+    assert resolve(f"https://huggingface.co/{BERT}").name == BERT
     for bad in ("../../x", "", "-x"):
         with pytest.raises(InputError):
             resolve(f"{BERT}@{bad}")

@@ -198,6 +198,7 @@ def test_a_gguf_file() -> None:
     assert resolve(str(package.folder)).digest == model.digest
 
 
+@pytest.mark.skipif("diffusion" not in registry.builtin_names("families"), reason="there is no diffusion family")
 def test_a_diffusers_folder(tmp_path: Path) -> None:
     source = catalogue.config_folder("tiny-stable-diffusion")
     assert source is not None

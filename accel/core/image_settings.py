@@ -11,6 +11,7 @@ from typing import Any
 
 from accel.core.errors import IncompatibleError, InputError
 from accel.core.images import KINDS, ImageProcessor, processor_kind
+from accel.core.torch_models import quiet
 
 #: files that hold a processor's settings; newer models nest them in processor_config.json
 FILES = ("preprocessor_config.json", "processor_config.json")
@@ -108,7 +109,8 @@ def _class(name: str) -> Any:
 def _build(found: Any, given: dict[str, Any]) -> Any:
     settings = {k: v for k, v in given.items() if k not in ("image_processor_type", "feature_extractor_type", "kind")}
     try:
-        return found(**settings)
+        with quiet():
+            return found(**settings)
     except (TypeError, ValueError, ImportError) as error:
         raise IncompatibleError(
             f"transformers cannot build {found.__name__}: {error}", "check preprocessor_config.json"

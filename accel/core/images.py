@@ -75,9 +75,9 @@ def load_image(path: str | Path) -> Image.Image:
     file = Path(path)
     try:
         with warnings.catch_warnings():
-            # our own limit is stricter than the one Pillow warns at
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            # readers warn of what the errors below say; our own limit is stricter than the one they warn at
+            warnings.simplefilter("ignore")
+            with _open(file) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise InputError(
@@ -99,6 +99,18 @@ def load_image(path: str | Path) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, ZeroDivisionError) as error:
         # Pillow's decoders answer damaged files with any of these
         raise InputError(f"{path} is a damaged image: {error}", "get the file again") from error
+
+
+def _open(file: Path) -> Image.Image:
+    """Tries the usual formats first: loading the readers of all others takes longer than reading a picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.preinit()
+    try:
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        Image.init()
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _as_rgb(image: Image.Image, path: str | Path) -> Image.Image:

@@ -12,6 +12,7 @@ from typing import Any
 from accel.core.errors import IncompatibleError
 from accel.core.image_settings import read_settings
 from accel.core.mel import KINDS, SoundProcessor
+from accel.core.torch_models import quiet
 
 DEFAULTS = {"audio-spectrogram-transformer": "AST", "whisper": "Whisper"}
 
@@ -43,7 +44,8 @@ def freeze(folder: Path | None, config: dict[str, Any]) -> dict[str, Any]:
     if not given and name == "AST":
         settings |= {k: config[k] for k in ("max_length", "num_mel_bins") if k in config}
     try:
-        reference = getattr(transformers, f"{name}FeatureExtractor")(**settings)
+        with quiet():
+            reference = getattr(transformers, f"{name}FeatureExtractor")(**settings)
     except (TypeError, ValueError) as error:
         raise IncompatibleError(
             f"transformers cannot build {name}FeatureExtractor: {error}", "check preprocessor_config.json"

@@ -105,7 +105,7 @@ def _read_wav(stream: BinaryIO, path: Path) -> tuple[Array, int]:
     begin = stream.tell()
     there = stream.seek(0, 2) - begin
     stream.seek(begin)
-    if size in UNKNOWN_SIZE and there > size:
+    if size in UNKNOWN_SIZE:
         size = there
     if size > there:
         raise InputError(

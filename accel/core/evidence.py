@@ -20,6 +20,13 @@ from accel.core.types import Model
 SCHEMA = 1
 
 
+#: inputs shorter than this cost the same
+SHORT = 16
+#: how far (factor) another measured shape may be and still stand for a workload
+NEAR_LENGTH = 4
+NEAR_BATCH = 2
+
+
 @dataclass(frozen=True)
 class Shape:
     """The part of a workload that decides which engine wins.
@@ -31,14 +38,13 @@ class Shape:
     batch: int
     length: int
 
-    @property
-    def key(self) -> str:
-        """Shapes of one power of two in each direction share their evidence."""
-        return f"b{_bucket(self.batch)}-l{_bucket(self.length)}"
-
-
-def _bucket(value: int) -> int:
-    return 1 << max(0, math.ceil(math.log2(max(1, value))))
+    def distance(self, other: Shape) -> float | None:
+        """How far another shape is (powers of two, summed), or None when it is too far to stand for this one."""
+        batches = abs(math.log2(self.batch / other.batch))
+        lengths = abs(math.log2(max(SHORT, self.length) / max(SHORT, other.length)))
+        if batches > math.log2(NEAR_BATCH) or lengths > math.log2(NEAR_LENGTH):
+            return None
+        return batches + lengths
 
 
 @dataclass(frozen=True)
@@ -90,19 +96,23 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def find(model: Model, fingerprint: str, shape: Shape, scope: str) -> list[Verdict]:
-    """The verdicts on this workload, or [] when it was never tried here.
+def find(model: Model, fingerprint: str, shape: Shape, scope: str) -> tuple[Shape, list[Verdict]] | None:
+    """The verdicts on this workload, or on the nearest shape that can stand for it, with the shape they belong to.
 
     Args:
-        scope: what the trial was allowed to try (devices, precision, tolerance), as a stable text.
+        scope: what the trial was allowed to try (devices, precision), as a stable text.
     """
-    entry = _read(_path(model)).get(f"{fingerprint}|{shape.key}|{scope}")
-    if not entry:
-        return []
-    try:
-        return [Verdict(**v) for v in entry["verdicts"]]
-    except TypeError:
-        return []
+    best: tuple[float, Shape, list[Verdict]] | None = None
+    for entry in _read(_path(model)).get(f"{fingerprint}|{scope}", ()):
+        try:
+            measured = Shape(entry["batch"], entry["length"])
+            verdicts = [Verdict(**v) for v in entry["verdicts"]]
+        except (KeyError, TypeError):
+            continue  # written by another version
+        distance = shape.distance(measured)
+        if distance is not None and (best is None or distance < best[0]):
+            best = distance, measured, verdicts
+    return best[1:] if best else None
 
 
 def keep(model: Model, fingerprint: str, shape: Shape, scope: str, verdicts: list[Verdict]) -> None:
@@ -110,8 +120,8 @@ def keep(model: Model, fingerprint: str, shape: Shape, scope: str, verdicts: lis
     path = _path(model)
     with locked(path.with_suffix(".lock")):
         entries = _read(path)
-        entries[f"{fingerprint}|{shape.key}|{scope}"] = {
-            "verdicts": [v.__dict__ for v in verdicts],
-            "when": time.time(),
-        }
+        key = f"{fingerprint}|{scope}"
+        others = [e for e in entries.get(key, []) if Shape(e["batch"], e["length"]) != shape]
+        mine = {"batch": shape.batch, "length": shape.length, "verdicts": [v.__dict__ for v in verdicts]}
+        entries[key] = [*others, {**mine, "when": time.time()}]
         write_atomic(path, json.dumps({"schema": SCHEMA, "model": model.name, "entries": entries}).encode())

@@ -109,10 +109,15 @@ def known(model: Model, recipe: Recipe, shape: Shape, wish: Wish, count: int | N
     """
     from accel.core.fingerprint import fingerprint
 
-    verdicts = evidence.find(model, fingerprint(), shape, wish.scope)
-    if not verdicts or any(_version(v.engine) != v.version for v in verdicts):
+    found = evidence.find(model, fingerprint(), shape, wish.scope)
+    if found is None or any(_version(v.engine) != v.version for v in found[1]):
         return None
-    return _best(verdicts, wish, shape, count, "measured")
+    measured, verdicts = found
+    plan = _best(verdicts, wish, measured, count, "measured")
+    if plan is None:
+        return None
+    reason = plan.reason if measured == shape else f"{plan.reason} at batch {measured.batch}, length {measured.length}"
+    return dataclasses.replace(plan, batch=shape.batch, reason=reason)
 
 
 def _version(name: str) -> str:
@@ -160,7 +165,7 @@ def _why(ranked: Sequence[Verdict], shape: Shape, count: int | None, tried: int)
         second = ranked[1]
         assert second.latency_s is not None
         reason += f", next {second.engine} {second.precision} {1000 * second.latency_s:.3g} ms"
-    return reason + (f" (batch {shape.batch})" if shape.batch > 1 else "")
+    return reason
 
 
 def _as_candidate(verdict: Verdict, wish: Wish) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -17,13 +18,29 @@ MODEL = Model("m", "local", None, (), "transformers", {}, "text-encoder", "fill-
 VERDICT = Verdict("cpu:0", "cpu", "torch", "fp32", "", 0, 0.01, 1.0, 1.0, 0.0, "", "2")
 
 
-def test_what_was_kept_is_found_for_the_same_shape_bucket_only() -> None:
-    evidence.keep(MODEL, "fp", Shape(1, 100), "scope", [VERDICT])
-    assert evidence.find(MODEL, "fp", Shape(1, 128), "scope") == [VERDICT]
-    assert evidence.find(MODEL, "fp", Shape(1, 129), "scope") == []
-    assert evidence.find(MODEL, "fp", Shape(2, 100), "scope") == []
-    assert evidence.find(MODEL, "other machine", Shape(1, 100), "scope") == []
-    assert evidence.find(MODEL, "fp", Shape(1, 100), "other scope") == []
+def found(fingerprint: str, shape: Shape, scope: str) -> list[Verdict] | None:
+    result = evidence.find(MODEL, fingerprint, shape, scope)
+    return result[1] if result else None
+
+
+def test_evidence_stands_for_near_shapes_on_the_same_machine_only() -> None:
+    evidence.keep(MODEL, "fp", Shape(2, 100), "scope", [VERDICT])
+    for near in (Shape(2, 100), Shape(2, 400), Shape(2, 25), Shape(4, 100), Shape(1, 100)):
+        assert found("fp", near, "scope") == [VERDICT], near
+    for far in (Shape(2, 401), Shape(2, 24), Shape(8, 100), Shape(32, 100)):
+        assert found("fp", far, "scope") is None, far
+    assert found("other machine", Shape(2, 100), "scope") is None
+    assert found("fp", Shape(2, 100), "other scope") is None
+
+
+def test_the_nearest_shape_wins_and_a_new_measurement_replaces_the_old() -> None:
+    other = dataclasses.replace(VERDICT, engine="onnxruntime")
+    evidence.keep(MODEL, "fp", Shape(1, 64), "s", [VERDICT])
+    evidence.keep(MODEL, "fp", Shape(1, 200), "s", [other])
+    assert found("fp", Shape(1, 70), "s") == [VERDICT]
+    assert found("fp", Shape(1, 180), "s") == [other]
+    evidence.keep(MODEL, "fp", Shape(1, 64), "s", [other])
+    assert found("fp", Shape(1, 70), "s") == [other]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "entries": {}}'])
@@ -31,9 +48,9 @@ def test_a_damaged_file_is_no_evidence_and_is_replaced(isolated_home: Path, dama
     evidence.keep(MODEL, "fp", Shape(1, 8), "s", [VERDICT])
     (path,) = (isolated_home / "plans").glob("*.json")
     path.write_bytes(damage)
-    assert evidence.find(MODEL, "fp", Shape(1, 8), "s") == []
+    assert found("fp", Shape(1, 8), "s") is None
     evidence.keep(MODEL, "fp", Shape(1, 8), "s", [VERDICT])
-    assert evidence.find(MODEL, "fp", Shape(1, 8), "s") == [VERDICT]
+    assert found("fp", Shape(1, 8), "s") == [VERDICT]
 
 
 def test_writers_at_once_lose_nothing() -> None:
@@ -45,7 +62,7 @@ def test_writers_at_once_lose_nothing() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(evidence.find(MODEL, f"fp{k}", Shape(1, 8), "s") for k in range(16))
+    assert all(found(f"fp{k}", Shape(1, 8), "s") for k in range(16))
 
 
 def test_agreement_is_the_worst_of_the_batch() -> None:

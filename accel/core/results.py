@@ -7,6 +7,7 @@ when they can do so at once, then read under a shared lock.
 
     results.duckdb          the database
     results.lock            held alone by who writes it, shared by who reads it
+    results.gate            the queue for that lock
     results.spool/          records that wait (see `accel.core.spool`)
 """
 
@@ -112,7 +113,7 @@ def open_reader(wait_s: float = 10.0) -> Iterator[DuckDBPyConnection]:
         TransferError: the database is locked for longer than `wait_s`, damaged or newer than this accel.
     """
     deadline = time.monotonic() + wait_s
-    _merge_if_free()
+    _merge_if_free(deadline)
     with contextlib.ExitStack() as stack:
         if database().exists():
             con = _open_for_reading(stack, deadline)
@@ -177,15 +178,34 @@ def _lock() -> Path:
     return home() / "results.lock"
 
 
-def _merge_if_free() -> None:
-    """Merges unless somebody is at the database; what goes wrong is a warning, since old results can still be read."""
-    if not _waiting():
-        return
-    try:
-        merge(wait_s=0.3)
-    except TransferError as error:
-        if spool_size():
-            logs.warning(f"results that wait in {spool().folder} are not shown: {error.message}")
+@contextlib.contextmanager
+def _locked(wait_s: float, *, shared: bool = False) -> Iterator[bool]:
+    """Holds the lock of the database; yields whether it got it in time.
+
+    Everybody queues at a gate first, so that readers who come and go without a pause do not keep a writer out.
+    """
+    deadline = time.monotonic() + wait_s
+    with contextlib.ExitStack() as stack:
+        with holding(home() / "results.gate", wait_s) as first:
+            held = first and stack.enter_context(holding(_lock(), deadline - time.monotonic(), shared=shared))
+        yield held
+
+
+def _merge_if_free(deadline: float) -> None:
+    """Merges unless readers are at the database; what goes wrong is a warning, since old results can still be read."""
+    while _waiting():
+        try:
+            merge(wait_s=0.3)
+            return
+        except _Busy:
+            with holding(_lock(), 0.0, shared=True) as readable:
+                if readable or time.monotonic() > deadline:
+                    return
+            # a writer has it: what waited before it began is in the database when it ends, the rest is not
+        except TransferError as error:
+            if spool_size():
+                logs.warning(f"results that wait in {spool().folder} are not shown: {error.message}")
+            return
 
 
 def _waiting() -> bool:
@@ -196,7 +216,7 @@ def _waiting() -> bool:
 def _writing(wait_s: float) -> Iterator[tuple[DuckDBPyConnection, Merged]]:
     """The database for this process alone, made if absent, migrated, with the spool merged into it."""
     deadline = time.monotonic() + wait_s
-    with holding(_lock(), wait_s) as held:
+    with _locked(wait_s) as held:
         if not held:
             raise _busy("another accel process has it open")
         if not database().exists():
@@ -230,7 +250,7 @@ def _open_for_reading(stack: contextlib.ExitStack, deadline: float) -> DuckDBPyC
     while True:
         with contextlib.ExitStack() as attempt:
             try:
-                held = attempt.enter_context(holding(_lock(), deadline - time.monotonic(), shared=True))
+                held = attempt.enter_context(_locked(deadline - time.monotonic(), shared=True))
             except TransferError:
                 held = True  # a read-only home: nobody else can write there either
             if not held:
@@ -281,7 +301,8 @@ def _understood() -> Iterator[None]:
     except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
         raise _problem(error) from error
     except duckdb.Error as error:
-        if "corrupt" not in str(error).lower():
+        # of other classes when they come up inside of a commit
+        if not re.search(r"corrupt|could not (read|write|fsync|truncate)", str(error), re.IGNORECASE):
             raise
         raise _problem(error) from error
 

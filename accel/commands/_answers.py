@@ -47,7 +47,7 @@ class AnswerPrinter:
 
     def failure(self, index: int, error: AccelError) -> None:
         """Says which input could not be answered."""
-        self._output.warning(f"input {index + 1}: {error.message}")
+        self._output.warning(f"input {index + 1}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
 
     def planned(self, runner: Runner) -> None:
         """One line that says where the answer was made and why there."""

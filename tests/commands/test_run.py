@@ -154,7 +154,7 @@ def test_every_run_leaves_its_measurement_in_the_results(own: Path) -> None:
         (["run", MODEL, "--weights", "heavy"], {2}, "heavy"),
         (["run", "/no/such/folder"], {2, 3}, "/no/such/folder"),
         (["run", MODEL, "--no-such-option"], {2}, "--no-such-option"),
-        (["run"], {2}, "MODEL"),
+        (["run"], {2}, "model"),
     ],
 )
 def test_wrong_use_is_told_with_a_way_on(warm: Path, arguments: list[str], code: set[int], said: str) -> None:

@@ -175,6 +175,8 @@ class EnginePlugin(ABC):
     platforms: ClassVar[tuple[str, ...]]
     #: the engine runs the framework's own modules, so a prepared run of it still loads torch
     needs_framework: ClassVar[bool] = False
+    #: platforms on which starting costs so much that the engine is left out unless the user names it
+    on_request: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def missing(self) -> str | None:

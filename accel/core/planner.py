@@ -89,7 +89,7 @@ def candidates(recipe: Recipe, wish: Wish) -> tuple[list[Plan], list[str]]:
     for platform, device in wish.devices:
         for name in names:
             offer = engine(name)
-            if platform not in offer.platforms:
+            if platform not in offer.platforms or (not wish.engine and platform in offer.on_request):
                 continue
             missing = offer.missing_on(platform)
             if missing:

@@ -9,7 +9,7 @@ from accel.core.contracts import TorchGraph
 from accel.core.types import GraphSpec, TensorSpec
 
 #: sizes of the tracing example: all different, so that no two axes are taken for the same one
-BATCH, LENGTH, PAST = 2, 3, 5
+BATCH, LENGTH, PAST, SOURCE = 2, 3, 5, 7
 TOTAL = "past + length"
 
 
@@ -54,7 +54,7 @@ def cross_specs(layers: int, heads: int, size: int, source: int | str) -> tuple[
 
 
 def decoder_graph(
-    model: Any, call: Callable[..., Any], *, layers: int, heads: int, size: int, source: int, vocabulary: int
+    model: Any, call: Callable[..., Any], *, layers: int, heads: int, size: int, source: int | str, vocabulary: int
 ) -> TorchGraph:
     """A graph named "decoder" with a key-value cache.
 
@@ -62,7 +62,7 @@ def decoder_graph(
         model: the module that `call` uses.
         call: from (model, input_ids, mask, position_ids, cache, crossed) to hidden states or logits (batch, length,
             vocabulary).
-        source: positions of the encoder's output.
+        source: positions of the encoder's output, or the name of their axis.
 
     Returns:
         a graph from `input_ids`, `cross.N.key|value` and `past_key_values.N.key|value` to `logits` of the last position
@@ -96,7 +96,7 @@ def decoder_graph(
         TensorSpec("logits", "float32", ("batch", vocabulary)),
         *(TensorSpec(f"present.{name}", "float32", ("batch", heads, TOTAL, size)) for name in states),
     )
-    sizes = {"batch": BATCH, "length": LENGTH, "past": PAST}
+    sizes = {"batch": BATCH, "length": LENGTH, "past": PAST, source: SOURCE}
     random = torch.Generator().manual_seed(0)
     example: dict[str, Any] = {"input_ids": (torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) * 7 + 3) % vocabulary}
     for spec in inputs[1:]:

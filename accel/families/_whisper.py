@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core.contracts import LoadedModel, Session, TorchGraph
-from accel.core.decoding import Generated, choice_from, generate
+from accel.core.decoding import Generated
 from accel.core.errors import AccelError
 from accel.core.mel import SoundProcessor
 from accel.core.tokenization import Tokenizer
@@ -17,6 +17,7 @@ from accel.families._cross import BATCH, cross_specs, decoder_graph
 from accel.families._parts import Part
 from accel.families._shared import EXAMPLE_SOUND, encode_each, freeze_tokenizer
 from accel.families._waves import Sound, encode_sound
+from accel.families._writing import stops, write
 
 if TYPE_CHECKING:
     from accel.core.contracts import Array
@@ -102,7 +103,7 @@ class Whisper(Part):
         import numpy as np
 
         crossed = session.run("encoder", {"input_features": np.stack(pieces)})
-        prompt, stop = self.settings["prompt"], self.settings["stop"]
+        prompt = self.settings["prompt"]
         room = int(self.settings["max_length"]) - len(prompt)
         most = min(room, options.max_new_tokens) if options.max_new_tokens else room
         decoding = session.decode(self.recipe.graphs["decoder"], crossed, int(self.settings["max_length"]))
@@ -113,24 +114,8 @@ class Whisper(Part):
             rest[:, prompt.index(None)] = spoken
             languages = [self.settings["languages"][str(token)] for token in spoken]
             rest = rest[:, 1:]
-        stream = self.tokenizer.stream() if emit else None
-
-        def show(_: int, token: int) -> None:
-            if stream and emit and (piece := stream.push(token)):
-                emit(piece)
-
-        written = generate(
-            decoding,
-            rest,
-            None,
-            max_new_tokens=[most] * len(pieces),
-            stop=stop,
-            choice=choice_from(self.settings["generation"], options.temperature, options.seed),
-            pad_id=stop[0],
-            on_token=show if stream else None,
-        )
-        if stream and emit and (left := stream.finish()):
-            emit(left)
+        most_each = [most] * len(pieces)
+        written = write(self.tokenizer, decoding, rest, None, most_each, self.settings, options, emit)
         return list(zip(languages, written, strict=True))
 
     def _languages(self, logits: Array) -> list[int]:
@@ -187,10 +172,9 @@ def _generation(module: Any) -> dict[str, Any]:
     silent = getattr(own, "no_timestamps_token_id", None)
     if silent is not None and prompt[-1] != silent:
         prompt.append(silent)
-    stop = ask("eos_token_id")
     return {
         "prompt": prompt,
-        "stop": list(stop) if isinstance(stop, (list, tuple)) else [stop],
+        "stop": stops(ask("eos_token_id")),
         "languages": {str(token): name.strip("<|>") for name, token in languages.items()},
         "max_length": int(config.max_target_positions),
         "generation": {

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from accel.core.contracts import LoadedModel, ModelPlugin, Session
+from accel.core.contracts import LoadedModel, ModelPlugin, Session, Source
 from accel.core.errors import AccelError
-from accel.core.registry import family_class
-from accel.core.types import Item, Model, Options, Recipe
+from accel.core.registry import engine, family_class
+from accel.core.types import Item, Model, Options, Plan, Recipe
 
 
 def random_model(family: str, task: str, config: dict[str, Any], **more: Any) -> Model:
@@ -56,6 +56,7 @@ class Running:
     """
 
     def __init__(self, model: Model, folder: Path, engine: str = "torch") -> None:
+        self.model = model
         self.assets = folder / "assets"
         self.assets.mkdir(parents=True)
         self.loaded: LoadedModel = family_class(model.family)().load_model(model, self.assets)
@@ -66,22 +67,16 @@ class Running:
 
     def torch(self) -> Session:
         """The model's own modules."""
-        from accel.engines.torch import TorchSession
-
-        return TorchSession(self.loaded.graphs, "cpu", "fp32", 0)
+        plan = Plan("cpu:0", "cpu", "torch", "fp32")
+        return engine("torch").load(self.folder, self.recipe, plan, _Given(self))
 
     def onnx(self) -> Session:
         """ONNX Runtime on the exported graphs, or on the model's own files."""
-        import onnxruntime
-
-        from accel.core.export import export
-
-        files = dict(self.loaded.onnx)
-        for name, graph in self.loaded.graphs.items():
-            files[name] = self.folder / f"{name}.onnx"
-            export(graph, files[name])
-        sessions = {name: onnxruntime.InferenceSession(str(path)) for name, path in files.items()}
-        return _Plain(sessions)
+        plan = Plan("cpu:0", "cpu", "onnxruntime", "fp32")
+        prepared = self.folder / "prepared"
+        prepared.mkdir()
+        engine("onnxruntime").prepare(_Given(self), plan, prepared)
+        return engine("onnxruntime").load(prepared, self.recipe, plan)
 
     def encode(self, items: Sequence[Item], options: Options = Options()) -> list[Any]:
         """Encoded inputs; an error of any of them is raised."""
@@ -104,10 +99,24 @@ class Running:
         return self.family.comparable(self.session, self.encode(items or self.family.example_items()))
 
 
-class _Plain(Session):
-    def __init__(self, sessions: dict[str, Any]) -> None:
-        self.sessions = sessions
+class _Given(Source):
+    """The loaded model as the engines' source; graphs are exported into its folder."""
 
-    def run(self, graph: str, feeds: dict[str, Any]) -> dict[str, Any]:
-        names = [o.name for o in self.sessions[graph].get_outputs()]
-        return dict(zip(names, self.sessions[graph].run(names, feeds), strict=True))
+    def __init__(self, running: Running) -> None:
+        self.model, self.recipe = running.model, running.recipe
+        self._loaded, self._folder = running.loaded, running.folder
+
+    def torch(self) -> LoadedModel:
+        return self._loaded
+
+    def onnx(self, graph: str) -> Path:
+        from accel.core.export import export
+
+        if graph in self._loaded.onnx:
+            return self._loaded.onnx[graph]
+        path = self._folder / f"{graph}.onnx"
+        export(self._loaded.graphs[graph], path)
+        return path
+
+    def calibration(self, graph: str) -> Iterator[dict[str, Any]]:
+        return iter(())

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import prepared
+from accel.core.errors import AccelError
 from accel.core.paths import home, locked, write_atomic
+from accel.core.registry import engine
 from accel.core.types import Model
 
 SCHEMA = 1
@@ -81,6 +83,36 @@ class Verdict:
         return " ".join([self.device, self.engine, self.precision, *extra])
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The verdicts of one trial.
+
+    Attributes:
+        shape: the workload that was tried.
+        budget_s: time that the trial was given.
+        complete: every candidate was tried within it.
+    """
+
+    shape: Shape
+    verdicts: tuple[Verdict, ...]
+    budget_s: float
+    complete: bool
+
+    @property
+    def stale(self) -> bool:
+        """Whether an engine has another version now."""
+        return any(current_version(v.engine) != v.version for v in self.verdicts)
+
+
+def current_version(name: str) -> str:
+    """Version of an installed engine; "" when it is not (or no longer) there."""
+    try:
+        offer = engine(name)
+        return "" if offer.missing() else offer.version()
+    except AccelError:
+        return ""
+
+
 def _path(model: Model) -> Path:
     return home() / "plans" / f"{prepared.model_key(model)}.json"
 
@@ -96,32 +128,41 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def find(model: Model, fingerprint: str, shape: Shape, scope: str) -> tuple[Shape, list[Verdict]] | None:
-    """The verdicts on this workload, or on the nearest shape that can stand for it, with the shape they belong to.
+def find(model: Model, fingerprint: str, shape: Shape, scope: str) -> Evidence | None:
+    """What is known about this workload, or about the nearest shape that can stand for it.
 
     Args:
         scope: what the trial was allowed to try (devices, precision), as a stable text.
     """
-    best: tuple[float, Shape, list[Verdict]] | None = None
+    best: tuple[float, Evidence] | None = None
     for entry in _read(_path(model)).get(f"{fingerprint}|{scope}", ()):
         try:
+            verdicts = tuple(Verdict(**v) for v in entry["verdicts"])
             measured = Shape(entry["batch"], entry["length"])
-            verdicts = [Verdict(**v) for v in entry["verdicts"]]
+            known = Evidence(measured, verdicts, entry["budget_s"], entry["complete"])
         except (KeyError, TypeError):
             continue  # written by another version
         distance = shape.distance(measured)
         if distance is not None and (best is None or distance < best[0]):
-            best = distance, measured, verdicts
-    return best[1:] if best else None
+            best = distance, known
+    return best[1] if best else None
 
 
-def keep(model: Model, fingerprint: str, shape: Shape, scope: str, verdicts: list[Verdict]) -> None:
-    """Adds or replaces the verdicts on a workload; two processes at once lose nothing."""
+def keep(model: Model, fingerprint: str, scope: str, evidence: Evidence) -> None:
+    """Adds or replaces the evidence on a workload; two processes at once lose nothing."""
+    shape = evidence.shape
     path = _path(model)
     with locked(path.with_suffix(".lock")):
         entries = _read(path)
         key = f"{fingerprint}|{scope}"
         others = [e for e in entries.get(key, []) if Shape(e["batch"], e["length"]) != shape]
-        mine = {"batch": shape.batch, "length": shape.length, "verdicts": [v.__dict__ for v in verdicts]}
-        entries[key] = [*others, {**mine, "when": time.time()}]
+        mine = {
+            "batch": shape.batch,
+            "length": shape.length,
+            "budget_s": evidence.budget_s,
+            "complete": evidence.complete,
+            "verdicts": [v.__dict__ for v in evidence.verdicts],
+            "when": time.time(),
+        }
+        entries[key] = [*others, mine]
         write_atomic(path, json.dumps({"schema": SCHEMA, "model": model.name, "entries": entries}).encode())

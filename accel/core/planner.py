@@ -1,37 +1,22 @@
 """Chooses where and how a workload runs: evidence first, a trial second, the priority table last.
 
-The trial opens every candidate in a process of its own, compares its output with fp32 torch, times the ones that agree
-in interleaved rounds, and keeps the verdicts. What it minimises is the time of the work asked for: loading plus the
-number of batches times the time of one.
+What is minimised is the time of the work asked for: loading plus the number of batches times the time of one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from accel.core import evidence, prepared
+from accel.core import evidence
 from accel.core.agreement import EXACT
 from accel.core.errors import AccelError, GateError, IncompatibleError, UnavailableError
 from accel.core.evidence import Shape, Verdict
 from accel.core.registry import builtin_names, engine
 from accel.core.types import PRECISIONS, Item, Model, Options, Plan, Recipe
-from accel.core.worker import Worker, to_json
-
-#: time of one candidate in one round of the trial, seconds
-ROUND_S = 0.15
-ROUNDS = 7
-#: a candidate this much slower than the best after the first rounds is timed no further
-HOPELESS = 1.6
-#: a thread count other than the default has to be this much faster to be taken
-THREAD_GAIN = 0.95
 
 
 @dataclass(frozen=True)
@@ -110,22 +95,14 @@ def known(model: Model, recipe: Recipe, shape: Shape, wish: Wish, count: int | N
     from accel.core.fingerprint import fingerprint
 
     found = evidence.find(model, fingerprint(), shape, wish.scope)
-    if found is None or any(_version(v.engine) != v.version for v in found[1]):
+    if found is None or found.stale or (not found.complete and wish.budget_s > found.budget_s):
         return None
-    measured, verdicts = found
-    plan = _best(verdicts, wish, measured, count, "measured")
+    measured = found.shape
+    plan = _best(found.verdicts, wish, measured, count, "measured")
     if plan is None:
         return None
     reason = plan.reason if measured == shape else f"{plan.reason} at batch {measured.batch}, length {measured.length}"
     return dataclasses.replace(plan, batch=shape.batch, reason=reason)
-
-
-def _version(name: str) -> str:
-    try:
-        offer = engine(name)
-        return "" if offer.missing() else offer.version()
-    except AccelError:
-        return ""
 
 
 def _cost(verdict: Verdict, shape: Shape, count: int | None) -> float:
@@ -209,235 +186,6 @@ def nothing(reasons: Sequence[str], wish: Wish) -> AccelError:
     return kind(f"nothing can run this on {asked}: {why}", "accel detect shows devices and engines; try --hw auto")
 
 
-@dataclass
-class _Candidate:
-    plan: Plan
-    worker: Worker
-    load_s: float
-    agreement: dict[str, Any]
-    samples: list[float] = dataclasses.field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.samples)
-
-
-def _verdict(
-    plan: Plan,
-    agreement: dict[str, Any],
-    latency_s: float | None = None,
-    load_s: float | None = None,
-    reason: str = "",
-) -> Verdict:
-    return Verdict(
-        device=plan.device,
-        platform=plan.platform,
-        engine=plan.engine,
-        precision=plan.precision,
-        variant=plan.variant,
-        threads=plan.threads,
-        latency_s=latency_s,
-        load_s=load_s,
-        cosine=agreement["cosine"],
-        max_abs=agreement["max_abs"],
-        reason=reason,
-        version=_version(plan.engine),
-    )
-
-
-def _is_reference(plan: Plan, engine_name: str) -> bool:
-    return (
-        plan.engine == engine_name
-        and plan.platform == "cpu"
-        and plan.precision == "fp32"
-        and not plan.variant
-        and not plan.threads
-    )
-
-
-class Trial:
-    """One trial of one workload.
-
-    Args:
-        items: the inputs of one batch, as the user gave them; the task's example when empty.
-        show: called with a line about what is going on.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        recipe: Recipe,
-        items: Sequence[Item],
-        options: Options,
-        shape: Shape,
-        wish: Wish,
-        show: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.model, self.recipe, self.items, self.shape, self.wish, self.show = model, recipe, items, shape, wish, show
-        # a few steps of generation and of diffusion stand for the many that are the same
-        self.options = dataclasses.replace(
-            options, max_new_tokens=min(options.max_new_tokens or 16, 16), steps=min(options.steps or 2, 2)
-        )
-        self._deadline = time.monotonic() + wish.budget_s
-        self._verdicts: list[Verdict] = []
-        self._open: list[_Candidate] = []
-
-    def _left(self) -> float:
-        return self._deadline - time.monotonic()
-
-    def run(self, plans: Sequence[Plan]) -> list[Verdict]:
-        """Tries the plans and returns a verdict on each, after keeping them as evidence.
-
-        Raises:
-            AccelError: the model itself cannot be loaded.
-        """
-        from accel.core.fingerprint import fingerprint
-
-        with tempfile.TemporaryDirectory(prefix="accel-trial-") as folder:
-            try:
-                self._open_all(plans, Path(folder) / "reference.npy")
-                self._time(self._open)
-                self._try_threads()
-            finally:
-                for candidate in self._open:
-                    candidate.worker.close()
-        self._verdicts += [_verdict(c.plan, c.agreement, c.median, c.load_s) for c in self._open]
-        if self._open:
-            evidence.keep(self.model, fingerprint(), self.shape, self.wish.scope, self._verdicts)
-        return self._verdicts
-
-    def _fail(self, plan: Plan, reason: str, agreement: dict[str, Any] | None = None) -> None:
-        self.show(f"{plan.device} {plan.engine} {plan.precision}: left out, {reason}")
-        self._verdicts.append(_verdict(plan, agreement or {"cosine": None, "max_abs": None}, reason=reason))
-
-    def _worker(self) -> Worker:
-        return Worker(self.model, self.items, self.options, self.wish.memory_limit)
-
-    def _open_all(self, plans: Sequence[Plan], reference: Path) -> None:
-        started = time.monotonic()
-        first = self._worker()
-        try:
-            self.show("the reference: fp32 torch")
-            opened = first.call("open", plan=None, reference=True)
-            load_s = time.monotonic() - started
-            first.call("save", path=str(reference))
-            export_error = self._export(first, plans)
-            own = next((p for p in plans if _is_reference(p, opened["engine"])), None)
-        except BaseException:
-            first.close()
-            raise
-        if own is None:
-            first.close()
-        else:
-            exact = {"cosine": 1.0, "max_abs": 0.0}
-            self._open.append(_Candidate(own, first, load_s, exact))
-        for plan in plans:
-            if plan is own:
-                continue
-            if export_error and not engine(plan.engine).needs_framework:
-                self._fail(plan, export_error)
-            elif self._left() <= 0:
-                self._fail(plan, f"not tried: the trial's {self.wish.budget_s:g} s were used up")
-            else:
-                self._try(plan, reference)
-
-    def _export(self, worker: Worker, plans: Sequence[Plan]) -> str:
-        """Exports the graphs for those engines that need it; returns why that failed, or ""."""
-        if all(engine(p.engine).needs_framework for p in plans):
-            return ""
-        self.show("exporting the graph")
-        try:
-            worker.call("export", timeout=max(1.0, self._left()))
-        except IncompatibleError as error:
-            return f"the model could not be exported: {error.message}"
-        return ""
-
-    def _try(self, plan: Plan, reference: Path) -> None:
-        self.show(f"{plan.device} {plan.engine} {plan.precision} {plan.variant}".strip())
-        started = time.monotonic()
-        worker = self._worker()
-        try:
-            opened = worker.call("open", timeout=max(1.0, self._left()), plan=to_json(plan))
-            load_s = float(opened["load_s"])
-            if engine(plan.engine).needs_framework:
-                load_s = time.monotonic() - started
-            plan = dataclasses.replace(plan, precision=opened["precision"])
-            agreement = worker.call("compare", timeout=max(1.0, self._left()), path=str(reference))
-            if not agreement["finite"]:
-                raise IncompatibleError("its output has values that are not finite numbers")
-            if agreement["cosine"] < self.wish.floor:
-                worker.close()
-                reason = f"disagrees with fp32 torch: cosine {agreement['cosine']:.6f}"
-                self._fail(plan, reason, agreement)
-                prepared.discard(self.model, plan)
-                return
-            self._open.append(_Candidate(plan, worker, load_s, agreement))
-        except AccelError as error:
-            worker.close()
-            self._fail(plan, error.message)
-        except BaseException:
-            worker.close()
-            raise
-
-    def _time(self, group: list[_Candidate]) -> None:
-        """Times the candidates in turn, round after round, so that drift of the machine meets all of them alike."""
-        for candidate in list(group):
-            self._measure(candidate, 0.0)
-            candidate.samples.clear()
-        running = [c for c in group if c in self._open]
-        for number in range(ROUNDS):
-            self.show(f"timing, round {number + 1} of {ROUNDS}")
-            for candidate in list(running):
-                self._measure(candidate, ROUND_S)
-            running = [c for c in running if c in self._open]
-            if number >= 1 and len(running) > 1:
-                best = min(c.median for c in running)
-                running = [c for c in running if c.median <= HOPELESS * best]
-            if len(running) <= 1 or self._left() <= 0:
-                break
-
-    def _measure(self, candidate: _Candidate, seconds: float) -> None:
-        try:
-            answer = candidate.worker.call("measure", timeout=max(30.0, self._left()), seconds=seconds)
-            candidate.samples += answer["samples"]
-        except AccelError as error:
-            candidate.worker.close()
-            self._open.remove(candidate)
-            self._fail(candidate.plan, error.message)
-
-    def _try_threads(self) -> None:
-        """Tries half of the threads, and one, for the fastest candidate."""
-        from accel.core.cpu import limits
-
-        timed = [c for c in self._open if c.samples]
-        if not timed or self.wish.threads:
-            return
-        best = min(timed, key=lambda c: c.median)
-        usable = limits()[1]
-        for count in sorted({usable // 2, 1} - {0, usable}, reverse=True):
-            if self._left() <= 0 or best not in self._open or engine(best.plan.engine).needs_framework:
-                return
-            self.show(f"{best.plan.engine} with {count} threads")
-            plan = dataclasses.replace(best.plan, threads=count)
-            worker = self._worker()
-            try:
-                opened = worker.call("open", timeout=max(1.0, self._left()), plan=to_json(plan))
-            except AccelError as error:
-                worker.close()
-                self._fail(plan, error.message)
-                continue
-            rival = _Candidate(plan, worker, float(opened["load_s"]), best.agreement)
-            self._open.append(rival)
-            before = list(best.samples)
-            self._time([rival, best])
-            if rival in self._open and rival.median > THREAD_GAIN * best.median:
-                worker.close()
-                self._open.remove(rival)
-            best.samples[:0] = before
-            if rival in self._open:
-                best = rival
-
-
 def choose(
     model: Model,
     recipe: Recipe,
@@ -463,7 +211,9 @@ def choose(
         return requested(plans[0])
     if not wish.trial:
         return by_priority(plans, "no measurement of this workload, and --no-trial: first of the priority table")
-    verdicts = Trial(model, recipe, items, options, shape, wish, show).run(plans)
+    from accel.core.trial import Trial
+
+    verdicts = Trial(model, items, options, shape, wish, show).run(plans)
     best = _best(verdicts, wish, shape, count, "trial")
     if best is not None:
         return best

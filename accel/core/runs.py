@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from accel.core import inputs
 from accel.core.bulk import BulkRun, auto_batch
@@ -14,7 +14,7 @@ from accel.core.errors import AccelError, InputError, PartialError, TransferErro
 from accel.core.inference import SCHEMA, Answer, Runner, ensure_writable_home, reject
 from accel.core.outputs import ResultWriter, open_writer
 from accel.core.planner import Wish
-from accel.core.types import PRECISIONS, Item, Options
+from accel.core.types import PRECISIONS, Item, Options, Weights
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def carry_out(request: Request, listener: Listener) -> None:
             request.model,
             revision=request.revision,
             task=request.task,
-            weights=request.weights,
+            weights=cast("Weights | None", request.weights),
             refresh=request.refresh,
             trust_remote_code=request.trust_remote_code,
         )

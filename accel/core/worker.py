@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -23,6 +23,10 @@ from typing import IO, Any, Self
 from accel.core import errors
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError
 from accel.core.types import Item, Model, Options, Plan
+
+
+#: seconds between two looks at whether the process still lives
+POLL_S = 0.5
 
 
 def to_json(value: Any) -> Any:
@@ -46,6 +50,14 @@ def _items_from_json(data: list[dict[str, Any]]) -> list[Item]:
     return [Item(**{**d, "texts": tuple(d["texts"])}) for d in data]
 
 
+class Lost(IncompatibleError):
+    """The process itself failed: `cause` is `crash`, `timeout` or `garbage`."""
+
+    def __init__(self, message: str, hint: str, cause: str) -> None:
+        super().__init__(message, hint)
+        self.cause = cause
+
+
 class Worker:
     """The near end of a worker process.
 
@@ -53,21 +65,32 @@ class Worker:
         model: the model it works on.
         items: inputs it encodes as its batch; the task's own example when empty.
         memory_limit: bytes of private memory the process may have, or None.
+        module: the far end that is started.
+        environment: variables beside those of this process.
+        extra: what the far end is told at its start, beside the above.
     """
 
     def __init__(
-        self, model: Model, items: Sequence[Item] = (), options: Options | None = None, memory_limit: int | None = None
+        self,
+        model: Model,
+        items: Sequence[Item] = (),
+        options: Options | None = None,
+        memory_limit: int | None = None,
+        *,
+        module: str = "accel.core.worker",
+        environment: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        variables = {**os.environ, **(environment or {})}
+        variables["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
         # a file, since a full pipe that nobody reads would stop the process
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "accel.core.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env=environment,
+            env=variables,
             start_new_session=True,
         )
         self._buffer = b""
@@ -77,8 +100,11 @@ class Worker:
             "items": [to_json(i) for i in items if i.tensors is None],
             "options": to_json(options or Options()),
             "memory_limit": memory_limit,
+            **(extra or {}),
         }
         self._started = False
+        #: whether the process can be called again
+        self.alive = True
 
     def __enter__(self) -> Self:
         return self
@@ -122,20 +148,33 @@ class Worker:
         assert self._process.stdout is not None
         out = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - time.monotonic()))
             ready, _, _ = select.select([out], [], [], left)
             if not ready:
-                self.kill()
-                raise IncompatibleError("its process did not answer in time", "give it more time (--trial-budget)")
+                # a child that it forked may keep the pipe open after its death
+                if _has_ended(self._process.pid):
+                    raise self._death()
+                if deadline is not None and time.monotonic() >= deadline:
+                    self.kill()
+                    raise Lost("its process did not answer in time", "give it more time", "timeout")
+                continue
             chunk = os.read(out, 1 << 16)
             if not chunk:
                 raise self._death()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            self.kill()
+            raise Lost("its process answered with something else than an answer", "use another engine", "garbage")
         return answer
 
     def _death(self) -> AccelError:
+        self.alive = False
+        self.kill()  # what it forked
         code = self._process.wait()
         size = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, size - 4000))
@@ -146,9 +185,7 @@ class Worker:
                 "its process was killed, most likely because memory ran out", "use a smaller batch, or --precision int8"
             )
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return IncompatibleError(
-            f"its process died ({how}){': ' + last if last else ''}", "use another engine (--engine)"
-        )
+        return Lost(f"its process died ({how}){': ' + last if last else ''}", "use another engine (--engine)", "crash")
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -157,7 +194,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process and frees its pipes."""
-        if self._process.poll() is None:
+        if self._process.returncode is None:  # not reaped yet, so that the number of its group is still its own
             self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._said):
@@ -166,7 +203,7 @@ class Worker:
                     pipe.close()
 
 
-class _Far:
+class Far:
     """The far end: one model, one batch, at most one open session."""
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -186,12 +223,6 @@ class _Far:
 
     def build(self) -> dict[str, Any]:
         """The recipe exists by now; nothing else to do."""
-        return {}
-
-    def export(self) -> dict[str, Any]:
-        """Exports every graph to ONNX."""
-        for graph in self.source.recipe.graphs:
-            self.source.onnx(graph)
         return {}
 
     def prepare(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -256,14 +287,21 @@ def limit_memory(limit: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    far: _Far | None = None
+def _has_ended(pid: int) -> bool:
+    """Whether a child process has ended, without reaping it."""
+    if not hasattr(os, "waitid"):
+        return False
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes], kind: type[Far]) -> None:
+    far: Far | None = None
     for line in requests:
         request = json.loads(line)
         op = request.pop("op")
         try:
             if op == "start":
-                far = _Far(request)
+                far = kind(request)
                 answer: dict[str, Any] = {}
             else:
                 answer = getattr(far, op)(**request)
@@ -287,12 +325,12 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def main() -> None:
+def main(kind: type[Far] = Far) -> None:
     """Serves requests from stdin; whatever libraries print goes to stderr."""
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    _serve(sys.stdin.buffer, answers)
+    _serve(sys.stdin.buffer, answers, kind)
 
 
 if __name__ == "__main__":

@@ -263,9 +263,9 @@ def test_timeout_ends_a_slow_run_with_124(tmp_path: Path) -> None:
 
 
 def lines_file(path: Path, count: int) -> Path:
-    words = "the quick brown fox jumps over a lazy dog while it rains in the old town".split()
+    words = "the quick brown fox jumps over a lazy dog while it rains in the old town"
     generator = np.random.default_rng(0)
-    lines = [" ".join(generator.choice(words, generator.integers(2, 60))) for _ in range(count)]
+    lines = [" ".join(generator.choice(words.split(), generator.integers(2, 60))) for _ in range(count)]
     path.write_text("\n".join(lines) + "\n")
     return path
 

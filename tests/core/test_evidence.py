@@ -11,7 +11,7 @@ import pytest
 
 from accel.core import evidence
 from accel.core.agreement import agreement
-from accel.core.evidence import Shape, Verdict
+from accel.core.evidence import Evidence, Shape, Verdict
 from accel.core.types import Model
 
 MODEL = Model("m", "local", None, (), "transformers", {}, "text-encoder", "fill-mask", "pretrained", "d" * 64)
@@ -20,11 +20,15 @@ VERDICT = Verdict("cpu:0", "cpu", "torch", "fp32", "", 0, 0.01, 1.0, 1.0, 0.0, "
 
 def found(fingerprint: str, shape: Shape, scope: str) -> list[Verdict] | None:
     result = evidence.find(MODEL, fingerprint, shape, scope)
-    return result[1] if result else None
+    return list(result.verdicts) if result else None
+
+
+def keep(fingerprint: str, shape: Shape, scope: str, verdict: Verdict) -> None:
+    evidence.keep(MODEL, fingerprint, scope, Evidence(shape, (verdict,), 60.0, True))
 
 
 def test_evidence_stands_for_near_shapes_on_the_same_machine_only() -> None:
-    evidence.keep(MODEL, "fp", Shape(2, 100), "scope", [VERDICT])
+    keep("fp", Shape(2, 100), "scope", VERDICT)
     for near in (Shape(2, 100), Shape(2, 400), Shape(2, 25), Shape(4, 100), Shape(1, 100)):
         assert found("fp", near, "scope") == [VERDICT], near
     for far in (Shape(2, 401), Shape(2, 24), Shape(8, 100), Shape(32, 100)):
@@ -35,27 +39,27 @@ def test_evidence_stands_for_near_shapes_on_the_same_machine_only() -> None:
 
 def test_the_nearest_shape_wins_and_a_new_measurement_replaces_the_old() -> None:
     other = dataclasses.replace(VERDICT, engine="onnxruntime")
-    evidence.keep(MODEL, "fp", Shape(1, 64), "s", [VERDICT])
-    evidence.keep(MODEL, "fp", Shape(1, 200), "s", [other])
+    keep("fp", Shape(1, 64), "s", VERDICT)
+    keep("fp", Shape(1, 200), "s", other)
     assert found("fp", Shape(1, 70), "s") == [VERDICT]
     assert found("fp", Shape(1, 180), "s") == [other]
-    evidence.keep(MODEL, "fp", Shape(1, 64), "s", [other])
+    keep("fp", Shape(1, 64), "s", other)
     assert found("fp", Shape(1, 70), "s") == [other]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "entries": {}}'])
 def test_a_damaged_file_is_no_evidence_and_is_replaced(isolated_home: Path, damage: bytes) -> None:
-    evidence.keep(MODEL, "fp", Shape(1, 8), "s", [VERDICT])
+    keep("fp", Shape(1, 8), "s", VERDICT)
     (path,) = (isolated_home / "plans").glob("*.json")
     path.write_bytes(damage)
     assert found("fp", Shape(1, 8), "s") is None
-    evidence.keep(MODEL, "fp", Shape(1, 8), "s", [VERDICT])
+    keep("fp", Shape(1, 8), "s", VERDICT)
     assert found("fp", Shape(1, 8), "s") == [VERDICT]
 
 
 def test_writers_at_once_lose_nothing() -> None:
     def write(number: int) -> None:
-        evidence.keep(MODEL, f"fp{number}", Shape(1, 8), "s", [VERDICT])
+        keep(f"fp{number}", Shape(1, 8), "s", VERDICT)
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(16)]
     for thread in threads:

@@ -24,7 +24,6 @@ from accel.core import errors
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError
 from accel.core.types import Item, Model, Options, Plan
 
-
 #: seconds between two looks at whether the process still lives
 POLL_S = 0.5
 

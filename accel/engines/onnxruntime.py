@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.core.contracts import EnginePlugin, Session, Source
+from accel.core.contracts import Decoding, EnginePlugin, Session, Source
 from accel.core.cpu import describe, limits
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
 from accel.core.fingerprint import engine_version
-from accel.core.types import Plan, Recipe
+from accel.core.types import GraphSpec, Plan, Recipe
+from accel.engines import _gqa
 
 if TYPE_CHECKING:
     from accel.core.contracts import Tensors
@@ -34,20 +35,42 @@ _WEIGHTS_BESIDE_FROM = "session.optimized_model_external_initializers_min_size_i
 
 
 class OrtSession(Session):
-    """One ONNX Runtime session per graph of the recipe."""
+    """One ONNX Runtime session per graph of the recipe.
 
-    def __init__(self, sessions: dict[str, Any], precision: str) -> None:
+    Args:
+        where: device and number of it that caches of decoders live on.
+        shared: the graphs write their cache in place (`_gqa`), so that they can only decode.
+    """
+
+    def __init__(
+        self, sessions: dict[str, Any], precision: str, where: tuple[str, int] = ("cpu", 0), *, shared: bool = False
+    ) -> None:
         self.effective_precision = precision
         self.sessions = sessions
+        self._where = where
+        self._shared = shared
         self._outputs = {name: [o.name for o in s.get_outputs()] for name, s in sessions.items()}
 
     def run(self, graph: str, feeds: Tensors) -> Tensors:
         """See `Session.run`."""
+        if self._shared:
+            raise IncompatibleError(
+                "a graph with grouped-query attention only decodes", "use decode, or the plain graph"
+            )
         names = self._outputs[graph]
         try:
             return dict(zip(names, self.sessions[graph].run(names, feeds), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise _explained(error, f"executing the graph {graph!r}") from error
+
+    def decode(self, graph: GraphSpec, feeds: Tensors, max_length: int) -> Decoding:
+        """See `Session.decode`. The cache stays inside ONNX Runtime."""
+        from accel.engines._ort_decoding import OrtDecoding, SharedDecoding
+
+        session = self.sessions[graph.name]
+        if self._shared:
+            return SharedDecoding(session, graph, max_length)
+        return OrtDecoding(session, graph, feeds, *self._where)
 
     def close(self) -> None:
         """Frees graphs and weights."""
@@ -99,7 +122,9 @@ class OnnxRuntimeEngine(EnginePlugin):
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         """See `EnginePlugin.plans`. fp16 and bf16 are left to GPUs: on a CPU it would compute in fp32 all the same."""
         platform = device.partition(":")[0]
-        ways = [("fp32", "")]
+        fused = platform == "cpu" and _gqa.missing(recipe) is None
+        ways = [("fp32", "gqa"), ("int8", "gqa")] if fused else []
+        ways.append(("fp32", ""))
         if platform == "cuda":
             ways.append(("fp16", ""))
         elif platform == "cpu":
@@ -110,8 +135,11 @@ class OnnxRuntimeEngine(EnginePlugin):
     def prepare(self, source: Source, plan: Plan, folder: Path) -> None:
         """See `EnginePlugin.prepare`. Writes `<graph>.onnx` and `<graph>.onnx.data` per graph."""
         for graph in source.recipe.graphs:
-            exported = source.onnx(graph)
             target = folder / f"{graph}.onnx"
+            if plan.variant == "gqa":
+                self._prepare_fused(source, plan, target)
+                continue
+            exported = source.onnx(graph)
             if plan.platform != "cpu":
                 _for_gpu(exported, target, plan.precision)
                 continue
@@ -124,6 +152,18 @@ class OnnxRuntimeEngine(EnginePlugin):
             _quantise(source, graph, exported, quantised, plan.variant)
             _optimise(quantised, target)
             shutil.rmtree(scratch)
+
+    def _prepare_fused(self, source: Source, plan: Plan, target: Path) -> None:
+        scratch = target.parent / "built"
+        scratch.mkdir()
+        _optimise(_gqa.build(source, plan.precision, scratch), target)
+        shutil.rmtree(scratch)
+        if plan.precision == "fp32":
+            session = self.load(target.parent, source.recipe, plan, single=True)
+            try:
+                _gqa.check(session, source)
+            finally:
+                session.close()
 
     def load(
         self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
@@ -142,7 +182,7 @@ class OnnxRuntimeEngine(EnginePlugin):
                 if single:
                     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 # packing weights for the processor pays from the second inference on; blocks are not int8 without it
-                if single and plan.variant != "weights":
+                if single and plan.variant != "weights" and (plan.variant, plan.precision) != ("gqa", "int8"):
                     options.add_session_config_entry("session.disable_prepacking", "1")
             else:
                 providers.insert(0, _provider(plan))
@@ -156,7 +196,9 @@ class OnnxRuntimeEngine(EnginePlugin):
                     "check the driver with accel detect, or use --engine torch",
                 )
             sessions[graph] = session
-        return OrtSession(sessions, plan.precision)
+        number = int(plan.device.partition(":")[2] or 0) if plan.platform == "cuda" else 0
+        where = ("cuda" if plan.platform == "cuda" else "cpu", number)
+        return OrtSession(sessions, plan.precision, where, shared=plan.variant == "gqa")
 
 
 def _provider(plan: Plan) -> tuple[str, dict[str, str]]:

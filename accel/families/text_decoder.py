@@ -77,6 +77,7 @@ class TextDecoder(ModelPlugin):
         graph = decoder_graph(module, model.name, vocabulary)
         settings = {
             "tokenizer": frozen.settings,
+            "architecture": type(module).__name__,
             "vocabulary": vocabulary,
             "positions": limit,
             "stop": _stop_tokens(module, frozen),

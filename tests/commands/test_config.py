@@ -10,21 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests import program
+
 ROOT = Path(__file__).parents[2]
 
 
-def accel(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return subprocess.run(
-        [sys.executable, "-m", "accel", *words],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def accel(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command from any working directory, installed or not."""
+    return program.accel(*words, PYTHONPATH=str(ROOT), **options)
 
 
 def test_show_says_where_a_value_comes_from(tmp_path: Path, isolated_home: Path) -> None:

@@ -45,7 +45,8 @@ def _options_from_json(data: dict[str, Any]) -> Options:
     return Options(**{**data, "output_dir": Path(data["output_dir"]) if data["output_dir"] else None})
 
 
-def _items_from_json(data: list[dict[str, Any]]) -> list[Item]:
+def items_from_json(data: list[dict[str, Any]]) -> list[Item]:
+    """Reads items that `to_json` wrote."""
     return [Item(**{**d, "texts": tuple(d["texts"])}) for d in data]
 
 
@@ -211,14 +212,18 @@ class Far:
         limit_memory(request["memory_limit"])
         model = model_from_json(request["model"])
         self.options = _options_from_json(request["options"])
-        self.source = ModelSource(model, _items_from_json(request["items"]))
+        self.source = ModelSource(model, items_from_json(request["items"]))
         self.family = self.source.family()
-        items = _items_from_json(request["items"]) or self.family.example_items()
+        items = self.items(request)
         encoded = self.family.preprocess_inputs(items, self.options)
         self.batch = [e for e in encoded if not isinstance(e, Exception)]
         if not self.batch:
             raise next(e for e in encoded if isinstance(e, Exception))
         self.session: Any = None
+
+    def items(self, request: dict[str, Any]) -> list[Item]:
+        """The inputs of the batch: those given, else the task's own example."""
+        return items_from_json(request["items"]) or self.family.example_items()
 
     def build(self) -> dict[str, Any]:
         """The recipe exists by now; nothing else to do."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from accel.core.errors import AccelError
 from accel.core.inference import Answer, Runner
-from accel.output import Output, Progress
+from accel.output import Output, Progress, human_bytes, human_seconds
 
 
 class AnswerPrinter:
@@ -18,6 +19,7 @@ class AnswerPrinter:
         self._output = output
         self._explain = explain
         self._streamed = False
+        self._label, self._since, self._at = "", 0.0, 0
         self.streams = output.mode == "human" and output.terminal
 
     def show(self, line: str) -> None:
@@ -27,6 +29,22 @@ class AnswerPrinter:
     def warn(self, line: str) -> None:
         """Something the user has to know."""
         self._output.warning(line)
+
+    def transferred(self, label: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A download or a check of files moves on: rate and remaining time."""
+        now = time.monotonic()
+        if label != self._label:
+            self._label, self._since, self._at = label, now, done_bytes
+        elapsed = now - self._since
+        rate = (done_bytes - self._at) / elapsed if elapsed > 0 else 0.0
+        line = f"{label}  {human_bytes(done_bytes)}"
+        if total_bytes:
+            line += f" of {human_bytes(total_bytes)}"
+        if rate > 0:
+            line += f"  {human_bytes(rate)}/s"
+            if total_bytes:
+                line += f"  {human_seconds((total_bytes - done_bytes) / rate)} left"
+        self._output.step(line)
 
     def emit(self, text: str) -> None:
         """A piece of generated text."""

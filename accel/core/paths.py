@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,8 @@ def home() -> Path:
     try:
         return Path.home() / ".ipfs_accelerate"
     except RuntimeError:
+        import tempfile
+
         return Path(tempfile.gettempdir()) / f"ipfs_accelerate-{os.getuid()}"
 
 
@@ -47,6 +48,9 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         TransferError: the folder is read-only or full.
     """
+    # imported late: it takes milliseconds that a run which only reads need not pay
+    import tempfile
+
     ensure(path.parent)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -58,10 +62,10 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         raise TransferError(f"cannot write {path}: {error.strerror or error}", "free space or rights there") from error
 
 

@@ -56,6 +56,9 @@ class Listener(Protocol):
     def warn(self, line: str) -> None:
         """Something the user has to know."""
 
+    def transferred(self, label: str, done_bytes: int, total_bytes: int | None) -> None:
+        """A download or a check of files moves on. May be called from another thread."""
+
     def emit(self, text: str) -> None:
         """A piece of generated text."""
 
@@ -125,6 +128,7 @@ def carry_out(request: Request, listener: Listener) -> None:
             weights=cast("Weights | None", request.weights),
             refresh=request.refresh,
             trust_remote_code=request.trust_remote_code,
+            progress=listener.transferred,
         )
         runner = Runner(model, request.options, wish, listener.show, listener.warn)
         try:

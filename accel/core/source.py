@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from accel.core import prepared
 from accel.core.contracts import LoadedModel, ModelPlugin, Session, Source
 from accel.core.registry import engine, family_class
 from accel.core.types import Item, Model, Options, Plan, Recipe
+from accel.core.weights import check_weights
 
 if TYPE_CHECKING:
     from accel.core.contracts import Tensors
@@ -41,8 +43,11 @@ class ModelSource(Source):
         self.assets: Path = found[1]
 
     def _load_into(self, assets: Path) -> Recipe:
-        self._loaded = family_class(self.model.family)().load_model(self.model, assets)
-        return self._loaded.recipe
+        notes = check_weights(self.model)
+        loaded = family_class(self.model.family)().load_model(self.model, assets)
+        recipe = dataclasses.replace(loaded.recipe, notes=tuple(dict.fromkeys((*loaded.recipe.notes, *notes))))
+        self._loaded = dataclasses.replace(loaded, recipe=recipe)
+        return recipe
 
     def family(self) -> ModelPlugin:
         """The family's plugin for this model, ready to preprocess and execute."""

@@ -17,6 +17,7 @@ import typer
 from accel.coercion import Command, Group
 from accel.commands import COMMANDS
 from accel.core.errors import AccelError, InputError, OutOfMemoryError, TimeLimitError, TransferError
+from accel.grouping import with_default
 from accel.output import ClosedPipe, Output
 
 output = Output()
@@ -176,10 +177,11 @@ def _root(
 
 for _name, _command in COMMANDS.items():
     if isinstance(_command, dict):
-        _group = typer.Typer(cls=Group, rich_markup_mode=None, invoke_without_command=True, help=_command[""])
+        _class = with_default(_command["*"]) if "*" in _command else Group
+        _group = typer.Typer(cls=_class, rich_markup_mode=None, invoke_without_command=True, help=_command[""])
         _group.callback()(_help_if_bare)
         for _sub, _function in _command.items():
-            if _sub:
+            if _sub not in ("", "*"):
                 _group.command(_sub, cls=Command, short_help=_first_line(_function.__doc__))(shared(_function))
         app.add_typer(_group, name=_name, short_help=_command[""])
     else:

@@ -1,4 +1,5 @@
-"""The commands by name. A dictionary is a group of subcommands; its key "" holds the group's help."""
+"""The commands by name. A dictionary is a group of subcommands; its key "" holds the group's help, its key "*" the
+name of the subcommand that is meant where none is named."""
 
 from __future__ import annotations
 
@@ -6,10 +7,14 @@ from typing import Any
 
 from accel.commands.config import GROUP as CONFIG
 from accel.commands.detect import detect
+from accel.commands.fetch import fetch
+from accel.commands.pin import GROUP as PIN
 from accel.commands.run import run
 
 COMMANDS: dict[str, Any] = {
     "config": CONFIG,
     "detect": detect,
+    "fetch": fetch,
+    "pin": PIN,
     "run": run,
 }

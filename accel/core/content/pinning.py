@@ -1,0 +1,288 @@
+"""`accel pin`: models into the store under a CID, and what is done with pins afterwards."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accel.core.content import importer, lockfile
+from accel.core.content.cid import Cid, is_reference, parse
+from accel.core.content.collect import Collected, collect, reachable
+from accel.core.content.fetching import Advance
+from accel.core.content.getting import Begin, Job, find, tidy
+from accel.core.content.levels import Settings
+from accel.core.content.pins import Pin, Pins
+from accel.core.content.transfer import give_to_node, read_car
+from accel.core.content.unixfs import MODERN, Profile
+from accel.core.content.walk import resolve
+from accel.core.errors import InputError, UnavailableError
+
+#: told of model bytes that are downloaded or hashed while a name is resolved
+Report = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be pinned.
+
+    Attributes:
+        what: a path, a model's name, or a reference to content.
+        reference: leave the bytes in the user's files.
+        to_kubo: give it to the node as well.
+        lock: write it into `accel.lock`.
+    """
+
+    what: str
+    profile: Profile = MODERN
+    reference: bool = False
+    to_kubo: bool = False
+    lock: bool = False
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What was pinned.
+
+    Attributes:
+        new_bytes: bytes that the store took for it.
+        level: where content by CID came from, `local` for files.
+    """
+
+    pin: Pin
+    files: int
+    new_bytes: int
+    level: str = "local"
+    lock_file: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Import:
+    source: importer.Source
+    name: str
+    origin: str
+    revision: str | None = None
+    licence: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def pin(
+    request: Request,
+    settings: Settings,
+    begin: Begin | None = None,
+    advance: Advance | None = None,
+    report: Any = None,
+) -> Pinned:
+    """Puts something into the store and keeps it.
+
+    Raises:
+        InputError: nothing of that name. TransferError: it cannot be read, fetched or stored.
+        UnavailableError: weights that cannot be had, or no Kubo node where one was asked for.
+    """
+    path = Path(request.what)
+    if is_reference(request.what) and not path.exists():
+        done = _pin_content(request, settings, begin, advance)
+    else:
+        done = _pin_files(request, _source(request, path, report), settings, begin, advance)
+    tidy(settings)
+    return done
+
+
+def _source(request: Request, path: Path, report: Any) -> _Import:
+    what = request.what
+    if path.exists() or path.is_symlink() or what.startswith((".", "/", "~")):
+        where = path.expanduser()
+        return _Import(importer.from_path(where), str(where), str(where.absolute()), licence=_licence(where))
+    from accel.core import models
+
+    model = models.resolve(what, progress=report)
+    if model.folder is None or model.weights != "pretrained":
+        raise UnavailableError(f"{what} has no files that could be pinned", "pin a folder, or a model with weights")
+    licence = model.entry.get("licence") or model.entry.get("license") or _licence(model.folder)
+    source = importer.from_files(model.folder, model.files)
+    return _Import(source, model.name, model.source, model.revision, licence, model.notes)
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence that a model card names in its header."""
+    try:
+        card = (folder / "README.md").open(encoding="utf-8", errors="replace").read(20_000)
+    except OSError:
+        return None
+    head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    found = re.search(r"^licen[sc]e:[ \t]*([\w.+-]+)[ \t]*$", head[1], re.MULTILINE) if head else None
+    return found[1] if found else None
+
+
+def _pin_files(
+    request: Request, item: _Import, settings: Settings, begin: Begin | None, advance: Advance | None
+) -> Pinned:
+    size = item.source.size
+    if begin is not None:
+        begin(size)
+    with Job(settings) as job:
+        work = importer.Importer(request.profile, job.writer, reference=request.reference, advance=advance)
+        root = work.run(item.source)
+        references = job.writer.references() if request.reference else ()
+        job.writer.commit()
+        pin = Pin(
+            cid=str(root.cid),
+            name=item.name,
+            revision=item.revision,
+            size_bytes=root.size,
+            licence=item.licence,
+            profile=request.profile.name,
+            mode="reference" if request.reference else "copy",
+            source=item.origin,
+            pinned_at=_now(),
+            references=references,
+        )
+        return _finish(job, request, pin, len(item.source.files), list(item.notes))
+
+
+def _pin_content(request: Request, settings: Settings, begin: Begin | None, advance: Advance | None) -> Pinned:
+    if request.reference:
+        raise InputError("--reference is for files that are here already", "leave it out to pin content by its CID")
+    root, inside = find(request.what, frozen=request.frozen)
+    with Job(settings, advance) as job:
+        cid = resolve(root, inside, job.fetcher.load) if inside else root
+        content = job.look(cid)
+        if begin is not None:
+            begin(content.size)
+        job.fetcher.bring(content)
+        own = {b.digest for b in content.blocks()} - job.store.index.touch(
+            {b.digest for b in content.blocks()}, job.lease.tick, owned=True
+        )
+        if own:
+            # some of it lies in files of the user only, which may change
+            job.writer.put_new((b, job.store.require(b)) for b in content.blocks() if b.digest in own)
+            job.writer.commit()
+        before = Pins(job.store.root / "pins").get(cid)
+        name = before.name if before is not None else ""
+        pin = Pin(str(cid), name=name, size_bytes=content.size, source=job.fetcher.level, pinned_at=_now())
+        fetched = job.report(cid, job.store.root, content.size, len(content.files))
+        notes = fetched.notes + [f"{d['name']} was dropped: {d['reason']}" for d in fetched.dropped]
+        done = _finish(job, request, pin, len(content.files), notes)
+        return Pinned(done.pin, done.files, done.new_bytes, fetched.level, done.lock_file, done.notes)
+
+
+def _finish(job: Job, request: Request, pin: Pin, files: int, notes: list[str]) -> Pinned:
+    Pins(job.store.root / "pins").add(pin)
+    if request.to_kubo:
+        node = job.fetcher.levels.node()
+        if node is None:
+            raise UnavailableError(
+                f"it is pinned here as {pin.cid}, and no Kubo node answers at {job.settings.node}",
+                "start one (ipfs daemon), or set ipfs.local_node",
+            )
+        notes += give_to_node(job.store, node, parse(pin.cid))
+    lock_file = None
+    if request.lock:
+        locked = lockfile.Locked(pin.name or pin.cid, pin.cid, pin.size_bytes, pin.revision, pin.licence)
+        lock_file = lockfile.write(locked)
+    return Pinned(pin, files, job.writer.written, lock_file=lock_file, notes=[*job.store.notes, *notes])
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A pin with what it takes: blocks of its own, and those that other pins have as well."""
+
+    pin: Pin
+    own_bytes: int
+    shared_bytes: int
+    whole: bool
+
+
+def listing() -> list[Listed]:
+    """Every pin with its sizes."""
+    from accel.core.content.blockstore import Store
+
+    with Store() as store:
+        pins = Pins(store.root / "pins").all()
+        lengths = {
+            bytes(digest): int(length)  # type: ignore[call-overload]
+            for digest, length in store.index.read("SELECT digest, max(length) FROM blocks GROUP BY digest")
+        }
+        sets: list[tuple[Pin, set[bytes], bool]] = []
+        counts: dict[bytes, int] = {}
+        for pin in pins:
+            problems: list[str] = []
+            digests = reachable(store, [parse(pin.cid)], problems)
+            whole = not problems and digests <= lengths.keys()
+            sets.append((pin, digests, whole))
+            for digest in digests:
+                counts[digest] = counts.get(digest, 0) + 1
+        found: list[Listed] = []
+        for pin, digests, whole in sets:
+            own = sum(lengths.get(d, 0) for d in digests if counts[d] == 1)
+            shared = sum(lengths.get(d, 0) for d in digests if counts[d] > 1)
+            found.append(Listed(pin, own, shared, whole))
+        return found
+
+
+def unpin(what: str, *, dry_run: bool = False) -> Pin:
+    """No longer keeps a pin.
+
+    Raises:
+        InputError: nothing is pinned under that name.
+    """
+    from accel.core import paths
+
+    pins = Pins(paths.home() / "content" / "pins")
+    found = pins.find(what)
+    if not dry_run:
+        pins.remove(found)
+    return found
+
+
+def collect_garbage(*, dry_run: bool = False) -> Collected:
+    """Takes out what nothing pins and nobody uses."""
+    from accel.core.content.blockstore import Store
+
+    with Store() as store:
+        return collect(store, dry_run=dry_run)
+
+
+def import_car(path: Path, settings: Settings, advance: Advance | None = None) -> list[Pin]:
+    """Pins the roots of a CAR file; blocks that it lacks are fetched.
+
+    Raises:
+        TransferError: it is damaged, or lacks blocks that nobody has. InputError: it cannot be read or has no roots.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}", "name a CAR file") from error
+    made: list[Pin] = []
+    with stream, Job(settings) as job:
+        roots = read_car(job.writer, stream, str(path), advance)
+        job.writer.commit()
+        for root in dict.fromkeys(roots):
+            made.append(_pin_root(job, root, path))
+    tidy(settings)
+    return made
+
+
+def _pin_root(job: Job, root: Cid, path: Path) -> Pin:
+    content = job.fetcher.look(root)
+    job.fetcher.bring(content)
+    pins = Pins(job.store.root / "pins")
+    before = pins.get(root)
+    pin = Pin(
+        str(root),
+        name=before.name if before is not None else "",
+        size_bytes=content.size,
+        source=str(path.absolute()),
+        pinned_at=_now(),
+    )
+    pins.add(pin)
+    return pin

@@ -44,18 +44,6 @@ def onnx_file(model: Model) -> Path:
     return model.folder / names[0]
 
 
-def signature(path: Path) -> dict[str, Any]:
-    """What `infer_task` of the families gets as `config["onnx"]`: names of inputs and outputs.
-
-    Raises:
-        InputError: not an ONNX file, or one whose weights would be read from outside its folder.
-    """
-    from accel.core.export import spec_of
-
-    spec = spec_of(path)
-    return {"inputs": [t.name for t in spec.inputs], "outputs": [t.name for t in spec.outputs]}
-
-
 def load(family: str, model: Model) -> LoadedModel:
     """A recipe from the file's own inputs and outputs; the graph's weights are not read."""
     from accel.core.export import spec_of

@@ -15,7 +15,7 @@ from accel.core import evidence
 from accel.core.agreement import EXACT
 from accel.core.errors import AccelError, GateError, IncompatibleError, UnavailableError
 from accel.core.evidence import Shape, Verdict
-from accel.core.registry import builtin_names, engine
+from accel.core.registry import engine, names
 from accel.core.types import PRECISIONS, Item, Model, Options, Plan, Recipe
 
 
@@ -70,9 +70,9 @@ def candidates(recipe: Recipe, wish: Wish) -> tuple[list[Plan], list[str]]:
     """Every plan that the wish allows, best guess first, and the reasons why others are out of the question."""
     plans: list[Plan] = []
     reasons: list[str] = []
-    names = [wish.engine] if wish.engine else list(builtin_names("engines"))
+    offered = [wish.engine] if wish.engine else names("engines")
     for platform, device in wish.devices:
-        for name in names:
+        for name in offered:
             offer = engine(name)
             if platform not in offer.platforms or (not wish.engine and platform in offer.on_request):
                 continue

@@ -17,7 +17,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the configuration of a very small BERT."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     config = {
-        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 32, "num_hidden_layers": 2,
+        "model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 500, "max_position_embeddings": 64,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))

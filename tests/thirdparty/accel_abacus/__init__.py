@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ class Abacus(HardwarePlugin):
         return PlatformReport("abacus", True, "on the desk", devices=(device,))
 
 
+def _on_cpu(plan: Plan) -> Plan:
+    return dataclasses.replace(plan, device="cpu:0", platform="cpu")
+
+
 class Beads(EnginePlugin):
     """An honest engine on a platform of its own: ONNX Runtime under another name."""
 
@@ -41,12 +46,12 @@ class Beads(EnginePlugin):
         return [Plan(device, device.partition(":")[0], self.name, "fp32")]
 
     def prepare(self, source: Source, plan: Plan, folder: Path) -> None:
-        engine("onnxruntime").prepare(source, plan, folder)
+        engine("onnxruntime").prepare(source, _on_cpu(plan), folder)
 
     def load(
         self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
     ) -> Session:
-        return engine("onnxruntime").load(folder, recipe, plan, single=single)
+        return engine("onnxruntime").load(folder, recipe, _on_cpu(plan), single=single)
 
 
 class _Changed(Session):

@@ -345,7 +345,7 @@ def test_version() -> None:
 def leaves() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for name, command in COMMANDS.items():
-        subs = [s for s in command if s] if isinstance(command, dict) else [""]
+        subs = [s for s in command if s not in ("", "*")] if isinstance(command, dict) else [""]
         found += [(name, sub) if sub else (name,) for sub in subs]
     return found
 

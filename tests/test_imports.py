@@ -22,8 +22,9 @@ PLUGINS = ("platforms", "engines", "families", "storage")
 #: what each part of accel may import of accel
 ALLOWED: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
-    "cli": ("cli", "coercion", "commands", "core", "output"),
-    "reference": ("cli", "core", "output"),
+    "cli": ("cli", "coercion", "commands", "core", "grouping", "output"),
+    "reference": ("cli", "commands", "core", "reference"),
+    "grouping": ("coercion",),
     "coercion": (),
     "commands": ("commands", "core", "output"),
     "output": ("core",),
@@ -35,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY: dict[str, tuple[str, ...]] = {
     "duckdb": ("accel.core.results", "accel.migrations"),
     "rich": ("accel.output",),
-    "typer": ("accel.cli", "accel.coercion", "accel.commands", "accel.reference"),
+    "typer": ("accel.cli", "accel.coercion", "accel.commands", "accel.grouping", "accel.reference"),
 }
 NEVER = ("click", "typer._click")
 #: libraries that a module may import at its top

@@ -29,7 +29,7 @@ class Settings:
     """How cells are measured.
 
     Attributes:
-        timeout_s: the longest that one cell's process may take for a single step, and for all of them.
+        timeout_s: the longest that one cell's process may take for all that it does.
         memory_limit: bytes of private memory of a cell's process; None for nearly all that is free.
         affinity: CPUs that every cell is put on; None for a choice by its threads.
     """
@@ -97,7 +97,7 @@ class CellProcess:
     ) -> None:
         self.cell, self.settings = cell, settings
         self.visit = Visit()
-        self._deadline = time.monotonic() + settings.timeout_s
+        self._left_s = settings.timeout_s
         self._token = uuid.uuid4().hex
         self._meter = meters.Meter(cell.device)
         self._stopped = False
@@ -132,22 +132,17 @@ class CellProcess:
         Raises:
             AccelError: what went wrong; `cause_of` says it in a word.
         """
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            self._worker.kill()
-            raise Lost(
-                f"it took longer than {self.settings.timeout_s:g} s", "give it more with --cell-timeout", "timeout"
-            )
+        started = time.monotonic()
         try:
-            return self._worker.call(op, timeout=left, **arguments)
+            return self._worker.call(op, timeout=max(0.001, self._left_s), **arguments)
         except Lost as error:
-            if error.cause == "timeout":
-                raise Lost(
-                    f"it took longer than {self.settings.timeout_s:g} s ({op})",
-                    "give it more with --cell-timeout",
-                    "timeout",
-                ) from None
-            raise
+            if error.cause != "timeout":
+                raise
+            limit = f"{self.settings.timeout_s:g} s"
+            raise Lost(f"it took longer than {limit} ({op})", "give it more with --cell-timeout", "timeout") from None
+        finally:
+            # the time that a process is paused is not its own
+            self._left_s -= time.monotonic() - started
 
     def open(self) -> None:
         """Loads the model and makes the first inference; the plan has to be ready unless the engine needs torch."""
@@ -192,6 +187,13 @@ class CellProcess:
             # the meter ran over the whole stretch, its unmeasured start included
             visit.joules = (visit.joules or 0.0) + joules * min(1.0, measured / took)
         visit.spent_s += took
+
+    def resident(self) -> int | None:
+        """Bytes of memory that the process has now, or None where the system does not tell."""
+        from accel.core.probe import read_text
+
+        fields = read_text(f"/proc/{self._worker.pid}/statm", 256).split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
     def pause(self) -> None:
         """Stops the process where it is, so that threads that spin or tidy up disturb nobody."""

@@ -67,6 +67,7 @@ class Worker:
         memory_limit: bytes of private memory the process may have, or None.
         module: the far end that is started.
         environment: variables beside those of this process.
+        python: interpreter and folders that it imports from, instead of this process's own.
         extra: what the far end is told at its start, beside the above.
     """
 
@@ -79,14 +80,16 @@ class Worker:
         *,
         module: str = "accel.core.worker",
         environment: Mapping[str, str] | None = None,
+        python: tuple[str, Sequence[str]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         variables = {**os.environ, **(environment or {})}
-        variables["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        interpreter, path = python or (sys.executable, sys.path)
+        variables["PYTHONPATH"] = os.pathsep.join(p for p in path if p)
         # a file, since a full pipe that nobody reads would stop the process
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [interpreter, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

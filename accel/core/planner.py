@@ -134,15 +134,14 @@ def _best(verdicts: Sequence[Verdict], wish: Wish, shape: Shape, count: int | No
 
 
 def _why(ranked: Sequence[Verdict], shape: Shape, count: int | None, tried: int) -> str:
-    best = ranked[0]
-    assert best.latency_s is not None
-    what = "fastest" if count is None else f"least time for {count} input{'s' if count != 1 else ''}, loading included,"
-    reason = f"{what} of {tried} tried: {1000 * best.latency_s:.3g} ms"
+    def said(verdict: Verdict) -> str:
+        return f"{1000 * _cost(verdict, shape, count):.3g} ms"
+
+    what = "fastest" if count is None else f"least time for {count} input{'s' if count != 1 else ''} with loading"
+    reason = f"{what}: {said(ranked[0])}"
     if len(ranked) > 1:
-        second = ranked[1]
-        assert second.latency_s is not None
-        reason += f", next {second.engine} {second.precision} {1000 * second.latency_s:.3g} ms"
-    return reason
+        reason += f", next {ranked[1].engine} {ranked[1].precision} {said(ranked[1])}"
+    return f"{reason}; {tried} tried"
 
 
 def _as_candidate(verdict: Verdict, wish: Wish) -> dict[str, Any]:

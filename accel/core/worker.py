@@ -85,11 +85,13 @@ class Worker:
     ) -> None:
         variables = {**os.environ, **(environment or {})}
         interpreter, path = python or (sys.executable, sys.path)
+        # the working directory may hold another accel
+        safe = ["-P"] if python else []
         variables["PYTHONPATH"] = os.pathsep.join(p for p in path if p)
         # a file, since a full pipe that nobody reads would stop the process
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [interpreter, "-m", module],
+            [interpreter, *safe, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

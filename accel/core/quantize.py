@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: weights that share one scale in block-wise quantisation
 BLOCK = 32
+#: what a mask adds to scores that must not count
+MASK = -100.0
 #: operators that prove that an ONNX graph computes in integers
 _INTEGER = {
     "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QuantizeLinear",
@@ -80,7 +82,8 @@ def calibrated(
     Raises:
         IncompatibleError: no feeds, or nothing in the graph can be quantised.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize, quantize_static
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -92,19 +95,26 @@ def calibrated(
     reader = Reader()
     with _failing("calibrated"), quiet(), tempfile.TemporaryDirectory(prefix="accel-quantize-") as scratch:
         flat = Path(scratch) / "flat.onnx"
-        _without_functions(source, flat)
-        quantize_static(
-            str(flat),
-            str(target),
-            reader,
-            per_channel=True,
-            reduce_range=narrow,
-            activation_type=QuantType.QUInt16 if wide_activations else QuantType.QUInt8,
-            weight_type=QuantType.QUInt8 if wide_activations else QuantType.QInt8,
-            op_types_to_quantize=None if wide_activations else ["Conv", "Gemm", "MatMul"],
-            use_external_data_format=True,
-            extra_options={"WeightSymmetric": not wide_activations, "MatMulConstBOnly": not wide_activations},
-        )
+        finite(source, flat)
+        if wide_activations:
+            settings = get_qnn_qdq_config(
+                str(flat), reader, activation_type=QuantType.QUInt16, weight_type=QuantType.QUInt8
+            )
+            settings.use_external_data_format = True
+            quantize(str(flat), str(target), settings)
+        else:
+            quantize_static(
+                str(flat),
+                str(target),
+                reader,
+                per_channel=True,
+                reduce_range=narrow,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+                use_external_data_format=True,
+                extra_options={"MatMulConstBOnly": True},
+            )
     _prove(target)
 
 
@@ -158,6 +168,9 @@ def _nncf() -> Any:
 
 @contextlib.contextmanager
 def _failing(how: str) -> Iterator[None]:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
     try:
         yield
     except (IncompatibleError, MemoryError):
@@ -173,10 +186,16 @@ def _some(feeds: Iterable[Tensors]) -> list[Tensors]:
     return data
 
 
-def _without_functions(source: Path, target: Path) -> None:
-    """Writes the graph with `Attention` and the like taken apart, since only their parts can be quantised."""
+def finite(source: Path, target: Path) -> None:
+    """Writes the graph for processors with narrow numbers: `Attention` and the like taken apart, masks within range.
+
+    A mask that adds the lowest number there is, or minus infinity, adds `MASK` in its place: as good as nothing after a
+    softmax, and within the range of fp16 and of calibrated integers.
+    """
+    import numpy as np
     import onnx
     import onnx.inliner
+    from onnx import numpy_helper
     from onnx.external_data_helper import load_external_data_for_model
 
     # without weights, since the inliner passes the model through one message of at most 2 GB
@@ -184,6 +203,16 @@ def _without_functions(source: Path, target: Path) -> None:
     if any(node.op_type == "Attention" and not node.domain for node in model.graph.node):
         model = onnx.inliner.inline_selected_functions(model, [("", "Attention")], inline_schema_functions=True)
     load_external_data_for_model(model, str(source.parent))
+    bounds = {name for node in model.graph.node if node.op_type in ("Clip", "Max", "Pad") for name in node.input}
+    constants = [t for t in model.graph.initializer if t.name not in bounds]
+    for node in model.graph.node:
+        if not bounds.intersection(node.output):
+            constants += [a.t for a in node.attribute if a.HasField("t")]
+    for tensor in constants:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor)
+            if array.size and array.min() < -1e30:
+                tensor.CopyFrom(numpy_helper.from_array(np.maximum(array, np.float32(MASK)), tensor.name))
     onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
 
 

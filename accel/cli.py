@@ -152,20 +152,6 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
 
 
-app = typer.Typer(
-    name="accel",
-    cls=Group,
-    rich_markup_mode=None,
-    invoke_without_command=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run, measure and share machine-learning models on the hardware you have.",
-    epilog='Example: accel run all-minilm --input "hello world"',
-)
-
-
-@app.callback()
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -175,22 +161,53 @@ def _root(
     _help_if_bare(context)
 
 
-for _name, _command in COMMANDS.items():
-    if isinstance(_command, dict):
-        _class = with_default(_command["*"]) if "*" in _command else Group
-        _group = typer.Typer(cls=_class, rich_markup_mode=None, invoke_without_command=True, help=_command[""])
-        _group.callback()(_help_if_bare)
-        for _sub, _function in _command.items():
-            if _sub not in ("", "*"):
-                _group.command(_sub, cls=Command, short_help=_first_line(_function.__doc__))(shared(_function))
-        app.add_typer(_group, name=_name, short_help=_command[""])
-    else:
-        app.command(_name, cls=Command, short_help=_first_line(_command.__doc__))(shared(_command))
+def _listed() -> None:
+    """Stands for a command that is only listed."""
+
+
+def build(word: str | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        word: what the user typed as the command. The other commands are then only listed, with their summaries:
+            building the options of all of them would cost every start more than importing the one that runs.
+    """
+    app = typer.Typer(
+        name="accel",
+        cls=Group,
+        rich_markup_mode=None,
+        invoke_without_command=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Run, measure and share machine-learning models on the hardware you have.",
+        epilog='Example: accel run all-minilm --input "hello world"',
+    )
+    app.callback()(_root)
+    for name, command in COMMANDS.items():
+        whole = word is None or word == name
+        if not isinstance(command, dict):
+            app.command(name, cls=Command, short_help=_first_line(command.__doc__))(
+                shared(command) if whole else _listed
+            )
+        elif not whole:
+            app.command(name, cls=Command, short_help=command[""])(_listed)
+        else:
+            kind = with_default(command["*"]) if "*" in command else Group
+            group = typer.Typer(cls=kind, rich_markup_mode=None, invoke_without_command=True, help=command[""])
+            group.callback()(_help_if_bare)
+            for sub, function in command.items():
+                if sub not in ("", "*"):
+                    group.command(sub, cls=Command, short_help=_first_line(function.__doc__))(shared(function))
+            app.add_typer(group, name=name, short_help=command[""])
+    return app
 
 
 def _run() -> int:
     try:
-        code = typer.main.get_command(app)(standalone_mode=False, prog_name="accel")
+        # accel itself has no option that takes a value, so the first word that is no option names the command
+        word = next((text for text in sys.argv[1:] if not text.startswith("-")), "")
+        code = typer.main.get_command(build(word))(standalone_mode=False, prog_name="accel")
         return code if isinstance(code, int) else 0
     except BaseException as error:
         return _status(error)

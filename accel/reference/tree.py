@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from accel.cli import app
+from accel.cli import build
 from accel.commands import COMMANDS
 from accel.core.catalogue import entries
 from accel.core.registry import builtin_names
@@ -116,7 +116,7 @@ class Command:
 
 def read() -> Command:
     """The whole command line."""
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(build())
     return _command(root, typer.Context(root, info_name="accel", help_option_names=["-h", "--help"]), "accel")
 
 
@@ -134,7 +134,10 @@ def _command(command: Any, context: typer.Context, path: str) -> Command:
         else:
             arguments.append(_argument(parameter, path))
     below = []
-    for name, child in getattr(command, "commands", {}).items():
+    # Typer puts groups last; the user sees the order of COMMANDS
+    order = list(COMMANDS) if path == "accel" else []
+    children = getattr(command, "commands", {})
+    for name, child in sorted(children.items(), key=lambda item: order.index(item[0]) if order else 0):
         if not child.hidden:
             below.append(_command(child, typer.Context(child, info_name=name, parent=context), f"{path} {name}"))
     group = COMMANDS.get(path.removeprefix("accel "))

@@ -38,6 +38,7 @@ def environment(folder: Path | None = None) -> dict[str, Any]:
         "system": " ".join(os.uname()[i] for i in (0, 2, 4)) if hasattr(os, "uname") else sys.platform,
         "python": ".".join(map(str, sys.version_info[:3])),
         "interpreter": sys.executable,
+        "path": [entry for entry in sys.path if entry and Path(entry).is_dir()],
         "accel": _accel(),
         "code": code_digest(),
         "versions": versions(),

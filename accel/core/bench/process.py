@@ -25,6 +25,14 @@ MOST_RUNS = 5000
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """Another environment that a cell can run in: its interpreter, and the folders that it imports from."""
+
+    interpreter: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Settings:
     """How cells are measured.
 
@@ -46,7 +54,7 @@ class Visit:
     """What one process of a cell measured; times in seconds.
 
     Attributes:
-        samples: every run after the first inference, in order.
+        samples: every run after the first inference, in order. marks: how many there were after each stretch.
         first_token, per_token: for decoders, of each run.
         stretches: snapshots before and after each measured stretch.
         joules: energy of all measured runs; None where it is not measured.
@@ -60,6 +68,7 @@ class Visit:
     length: int | None = None
     flops: float | None = None
     samples: list[float] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
     first_token: list[float] = field(default_factory=list)
     per_token: list[float] = field(default_factory=list)
     stretches: list[tuple[noise.Snapshot, noise.Snapshot]] = field(default_factory=list)
@@ -93,7 +102,13 @@ class CellProcess:
     """A cell's process. Closed at the end of a `with` block, together with everything it started."""
 
     def __init__(
-        self, cell: Cell, model: Model, settings: Settings, *, cpus: Sequence[int] | None = None, module: str = ""
+        self,
+        cell: Cell,
+        model: Model,
+        settings: Settings,
+        *,
+        cpus: Sequence[int] | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.cell, self.settings = cell, settings
         self.visit = Visit()
@@ -108,8 +123,9 @@ class CellProcess:
             settings.items,
             settings.options,
             settings.memory_limit if settings.memory_limit is not None else _free_memory(cell),
-            module=module or "accel.core.bench.far",
+            module="accel.core.bench.far",
             environment={MARK: self._token, **threads},
+            python=None if runtime is None else (runtime.interpreter, runtime.path),
             extra={"bench": bench},
         )
 
@@ -174,6 +190,7 @@ class CellProcess:
         after, energy_after = noise.snapshot(pid), self._meter.read()
         visit = self.visit
         visit.samples += [float(sample) for sample in answer["samples"]]
+        visit.marks.append(len(visit.samples))
         visit.first_token += answer["first_token"]
         visit.per_token += answer["per_token"]
         visit.stretches.append((before, after))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from accel.core import prepared
 from accel.core.bench import lanes, measured
 from accel.core.bench.measured import Outcome
-from accel.core.bench.process import CellProcess, Settings, Visit, cause_of, unusable
+from accel.core.bench.process import CellProcess, Runtime, Settings, Visit, cause_of, unusable
 from accel.core.bench.reference import References
 from accel.core.errors import AccelError
 from accel.core.registry import engine
@@ -39,6 +39,7 @@ class State:
         wanted: visits that it is to have.
         share_s: measuring time of one visit, seconds.
         finished: nothing is to be measured any more.
+        runtime: the environment it runs in; None for this process's own.
     """
 
     outcome: Outcome
@@ -46,6 +47,7 @@ class State:
     wanted: int = 1
     share_s: float = 1.0
     finished: bool = False
+    runtime: Runtime | None = None
 
     @property
     def spent_s(self) -> float:
@@ -67,6 +69,7 @@ class Group:
         show: takes a line about what is going on.
         deadline: moment of `time.monotonic` after which no stretch begins, or None.
         stopped: whether the sweep is to end.
+        stretch_s: seconds of one stretch.
     """
 
     states: Sequence[State]
@@ -76,6 +79,7 @@ class Group:
     show: Callable[[str], None]
     deadline: float | None = None
     stopped: Callable[[], bool] = lambda: False
+    stretch_s: float = STRETCH_S
     _open: list[tuple[State, CellProcess]] = field(default_factory=list)
 
     def visit(self) -> list[State]:
@@ -139,10 +143,12 @@ class Group:
         cell = state.outcome.cell
         if self.references is not None and state.outcome.agreement is None:
             self.references.get(cell, state.model, self.show)
-        if engine(cell.engine).needs_framework or prepared.find(state.model, cell.plan()) is not None:
+        if engine(cell.engine).needs_framework or (
+            state.runtime is None and prepared.find(state.model, cell.plan()) is not None
+        ):
             return None
         self.show(f"preparing {cell.key}")
-        with CellProcess(cell, state.model, self.settings) as process:
+        with CellProcess(cell, state.model, self.settings, runtime=state.runtime) as process:
             took: float | None = process.call("ready", plan=to_json(cell.plan()))["prepare_s"]
         return took
 
@@ -164,7 +170,7 @@ class Group:
         process.go_on()
         expected = min(process.visit.samples[-5:], default=process.visit.first_s or 0.0)
         least = 1 if expected * LEAST_RUNS > LONG_S else LEAST_RUNS
-        process.measure(STRETCH_S, least, lead=not first)
+        process.measure(self.stretch_s, least, lead=not first)
         process.pause()
 
     def _enough(self, state: State, process: CellProcess, stretches: int) -> bool:

@@ -1,0 +1,270 @@
+"""Whether something became slower: new against old, with one verdict per cell that stands up to being asked twice.
+
+A cell is called slower only when the interval of the ratio of the medians lies above the threshold, corrected for the
+number of cells, and when fresh processes say so again. Where the old environment can still run, old and new are
+measured in turn, in short stretches right after each other, and compared pair by pair: what the machine does to both
+cancels out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from accel.core.bench import measured, statistics
+from accel.core.bench.baselines import Baseline
+from accel.core.bench.environment import environment, versions
+from accel.core.bench.measured import Outcome
+from accel.core.bench.process import Runtime, Settings, Visit
+from accel.core.bench.visiting import Group, State
+from accel.core.probe import ProbeError, run_child
+from accel.core.types import Model
+
+Word = Literal["slower", "faster", "same", "undecided", "failed", "new", "gone"]
+#: one-sided level, corrected for the number of cells: the interval of 95 % excludes the threshold
+LEVEL = 0.025
+#: seconds of one stretch of a pair, and pairs of processes at least
+STRETCH_S = 0.1
+LEAST_DUELS = 2
+MOST_DUELS = 8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell against its baseline.
+
+    Attributes:
+        word: the verdict. `undecided` is no failure; `failed` worked in the baseline and does not now.
+        ratio: new to old; None where one of them is missing.
+        p: one-sided, corrected for the number of cells.
+        how: `stored` numbers, or `interleaved` old and new.
+        confirmed: whether fresh processes said the same; None where nobody had to ask.
+    """
+
+    key: str
+    word: Word
+    ratio: statistics.Ratio | None = None
+    p: float | None = None
+    old_ms: float | None = None
+    new_ms: float | None = None
+    how: str = "stored"
+    confirmed: bool | None = None
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON object."""
+        ratio = self.ratio
+        return {
+            **{name: value for name, value in self.__dict__.items() if name not in ("ratio", "word")},
+            "verdict": self.word,
+            "ratio": None if ratio is None or math.isnan(ratio.value) else ratio.value,
+            "ratio_interval": None if ratio is None else [ratio.low, ratio.high],
+        }
+
+
+@dataclass(frozen=True)
+class Old:
+    """The environment that a baseline was measured in.
+
+    Attributes:
+        runtime: how to run it today; None where that is not possible.
+        same: it is the environment of this process.
+        differences: (what, then, now) of what changed.
+    """
+
+    runtime: Runtime | None
+    same: bool
+    differences: tuple[tuple[str, str, str], ...]
+
+
+def old_environment(baseline: Baseline) -> Old:
+    """Whether the baseline's environment can run today, and how it differs from this one.
+
+    Only a baseline of the home folder is run: a file from elsewhere may name any program.
+    """
+    then, now = baseline.environment, environment()
+    differences = [
+        (name, str(then.get(name)), str(now.get(name)))
+        for name in ("python", "system", "accel", "commit", "code")
+        if then.get(name) != now.get(name)
+    ]
+    had, has = then.get("versions") or {}, versions()
+    differences += [
+        (name, had.get(name, "absent"), has.get(name, "absent"))
+        for name in sorted({*had, *has})
+        if had.get(name) != has.get(name)
+    ]
+    same = not any(name in ("python", "code", *had, *has) for name, _, _ in differences)
+    runtime = None
+    if baseline.own and not same:
+        runtime = _runtime(then)
+    return Old(runtime, same, tuple(differences))
+
+
+_ASK = """import json
+from accel.core.bench.environment import code_digest, versions
+print(json.dumps([code_digest(), versions()]))"""
+
+
+def _runtime(then: dict[str, Any]) -> Runtime | None:
+    """The old environment, if it is still what it was."""
+    interpreter, path = str(then.get("interpreter") or ""), tuple(map(str, then.get("path") or ()))
+    if not os.access(interpreter, os.X_OK) or not path:
+        return None
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    try:
+        code, found = json.loads(run_child([interpreter, "-P", "-c", _ASK], 60.0, variables))
+    except (ProbeError, ValueError):
+        return None
+    return Runtime(interpreter, path) if code == then.get("code") and found == then.get("versions") else None
+
+
+def stored(
+    outcomes: Sequence[Outcome], baseline: Baseline, threshold: float, skipped: Sequence[str] = ()
+) -> list[Comparison]:
+    """Every cell against the stored numbers.
+
+    Args:
+        threshold: ratio from which a cell is slower: 1.03 for 3 %.
+        skipped: keys of cells that were left out on purpose this time.
+    """
+    found: list[Comparison] = []
+    for outcome in outcomes:
+        key = outcome.cell.key
+        old = baseline.cells.get(key)
+        if old is None:
+            found.append(Comparison(key, "new", note="the baseline has no such cell"))
+        elif outcome.status != "ok":
+            found.append(Comparison(key, "failed", note=outcome.reason))
+        else:
+            found.append(_against(outcome, old, threshold))
+    known = {outcome.cell.key for outcome in outcomes} | set(skipped)
+    found += [
+        Comparison(key, "gone", note="it was not measured this time") for key in baseline.cells if key not in known
+    ]
+    return judged(found, threshold)
+
+
+def _against(new: Outcome, old: Outcome, threshold: float) -> Comparison:
+    ours, theirs = measured.steady_part(new.visits), measured.steady_part(old.visits)
+    key = new.cell.key
+    if ours is None or theirs is None:
+        return Comparison(key, "undecided", note="one of the two has no samples")
+    import numpy as np
+
+    return Comparison(
+        key,
+        "undecided",
+        statistics.ratio(ours.series, theirs.series),
+        statistics.slower_p(ours.series, theirs.series, threshold),
+        1e3 * float(np.median(theirs.series)),
+        1e3 * float(np.median(ours.series)),
+    )
+
+
+def judged(found: Sequence[Comparison], threshold: float) -> list[Comparison]:
+    """Verdicts, with the p-values of all that have one corrected for their number."""
+    asked = [c for c in found if c.p is not None]
+    corrected = dict(zip([c.key for c in asked], statistics.holm([c.p or 0.0 for c in asked]), strict=True))
+    return [
+        replace(c, p=corrected[c.key], word=_word(c, corrected[c.key], threshold)) if c.key in corrected else c
+        for c in found
+    ]
+
+
+def _word(found: Comparison, p: float, threshold: float) -> Word:
+    ratio = found.ratio
+    if p < LEVEL:
+        return "slower"
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return "undecided"
+    if ratio.high < 1.0:
+        return "faster"
+    return "same" if ratio.high <= threshold else "undecided"
+
+
+class Duel:
+    """New and old in turn, in fresh processes, until it is clear which it is or the time is over.
+
+    Args:
+        runtime: of the old side; None for this process's own (then the two are the same, which shows what is noise).
+        max_time_s: measuring time of each side.
+        cells: how many cells are compared, for the correction.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        runtime: Runtime | None,
+        threshold: float,
+        max_time_s: float,
+        cells: int,
+        show: Callable[[str], None],
+    ) -> None:
+        self.settings, self.runtime, self.threshold = settings, runtime, threshold
+        self.max_time_s, self.cells, self.show = max_time_s, max(1, cells), show
+
+    def fight(self, outcome: Outcome, model: Model) -> Comparison:
+        """Compares one cell."""
+        key = outcome.cell.key
+        pairs: list[tuple[float, float]] = []
+        spent = 0.0
+        share = self.max_time_s / LEAST_DUELS / 2
+        for number in range(MOST_DUELS):
+            new = State(Outcome(outcome.cell), model, share_s=share)
+            old = State(Outcome(outcome.cell), model, share_s=share, runtime=self.runtime)
+            states = [new, old] if number % 2 == 0 else [old, new]
+            Group(states, self.settings, None, 0.0, self.show, stretch_s=STRETCH_S).visit()
+            if new.outcome.status == "failed":
+                return Comparison(key, "failed", how="interleaved", note=new.outcome.reason)
+            if old.outcome.status == "failed":
+                return Comparison(
+                    key, "undecided", how="interleaved", note=f"the old side failed: {old.outcome.reason}"
+                )
+            if not new.outcome.visits or not old.outcome.visits:
+                break
+            pairs += paired(new.outcome.visits[0], old.outcome.visits[0])
+            spent += new.spent_s
+            found, p = statistics.paired_ratio(pairs, threshold=self.threshold)
+            clear = p < LEVEL / self.cells or (found.high is not None and found.high < self.threshold)
+            if number + 1 >= LEAST_DUELS and (clear or spent >= self.max_time_s):
+                break
+        if not pairs:
+            return Comparison(key, "undecided", how="interleaved", note="there was no time to measure")
+        found, p = statistics.paired_ratio(pairs, threshold=self.threshold)
+        middle = len(pairs) // 2
+        news, olds = sorted(n for n, _ in pairs), sorted(o for _, o in pairs)
+        return Comparison(key, "undecided", found, p, 1e3 * olds[middle], 1e3 * news[middle], "interleaved")
+
+
+def paired(new: Visit, old: Visit) -> list[tuple[float, float]]:
+    """Medians (new, old) of stretches that were measured right after each other, from the steady state on."""
+    import numpy as np
+
+    ours, theirs = _stretches(new), _stretches(old)
+    found = []
+    for one, two in zip(ours, theirs, strict=False):
+        if one and two:
+            found.append((float(np.median(one)), float(np.median(two))))
+    return found
+
+
+def _stretches(visit: Visit) -> list[list[float]]:
+    part = measured.steady_part([visit])
+    start = part.starts[0] if part is not None else 0
+    edges = [0, *visit.marks]
+    return [visit.samples[max(a, start) : b] for a, b in itertools.pairwise(edges)]
+
+
+def confirmed(first: Comparison, again: Comparison) -> Comparison:
+    """The verdict after a second look: slower only if both say so."""
+    if first.word != "slower" or again.word in ("slower", "failed"):
+        return replace(again, confirmed=True)
+    note = "it looked slower at first, but not when it was measured again"
+    word: Word = "same" if again.word in ("same", "faster") else "undecided"
+    return replace(again, word=word, confirmed=False, note=again.note or note)

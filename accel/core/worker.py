@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -303,8 +303,8 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes], kind: type[Far]) -> None:
-    far: Far | None = None
+def _serve(requests: IO[bytes], answers: IO[bytes], kind: Callable[[dict[str, Any]], Any]) -> None:
+    far: Any = None
     for line in requests:
         request = json.loads(line)
         op = request.pop("op")
@@ -334,8 +334,12 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def main(kind: type[Far] = Far) -> None:
-    """Serves requests from stdin; whatever libraries print goes to stderr."""
+def main(kind: Callable[[dict[str, Any]], Any] = Far) -> None:
+    """Serves requests from stdin; whatever libraries print goes to stderr.
+
+    Args:
+        kind: makes the far end from the first request; its methods are the operations.
+    """
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -47,10 +47,11 @@ class Matrix:
     cells: list[Cell] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     models: dict[tuple[str, str], Model] = field(default_factory=dict)
+    benchmarks: dict[str, Model] = field(default_factory=dict)
 
     def model(self, cell: Cell) -> Model:
-        """The resolved model of a cell."""
-        return self.models[(cell.model, cell.task)]
+        """The resolved model of a cell; for a user's own benchmark what stands in its place."""
+        return self.benchmarks[cell.benchmark] if cell.benchmark else self.models[(cell.model, cell.task)]
 
 
 class World:

@@ -117,13 +117,15 @@ class CellProcess:
         self._meter = meters.Meter(cell.device)
         self._stopped = False
         threads = {"OMP_NUM_THREADS": str(cell.threads)} if cell.threads else {}
-        bench = {"batch": cell.batch, "length": cell.length, "cpus": list(cpus) if cpus else None}
+        bench: dict[str, Any] = {"batch": cell.batch, "length": cell.length, "cpus": list(cpus) if cpus else None}
+        if cell.benchmark:
+            bench |= {"source": model.entry["source"], "name": cell.benchmark, "model": cell.model}
         self._worker = Worker(
             model,
             settings.items,
             settings.options,
             settings.memory_limit if settings.memory_limit is not None else _free_memory(cell),
-            module="accel.core.bench.far",
+            module="accel.core.bench.custom" if cell.benchmark else "accel.core.bench.far",
             environment={MARK: self._token, **threads},
             python=None if runtime is None else (runtime.interpreter, runtime.path),
             extra={"bench": bench},

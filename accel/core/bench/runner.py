@@ -130,6 +130,9 @@ class Sweep:
         states: list[State] = []
         for cell in self.matrix.cells:
             model = self.matrix.model(cell)
+            if cell.benchmark:
+                states.append(self._state(Outcome(cell, identity={"model_digest": model.digest}), model))
+                continue
             key = (cell.model, cell.task)
             if key not in recipes:
                 recipes[key] = self._recipe(model)

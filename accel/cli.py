@@ -110,7 +110,8 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
             from accel.core import logs
 
             logs.setup(output.log, debug=debug)
-            command(output, *args, **kwargs)
+            with logs.profiled(command.__name__.strip("_")):
+                command(output, *args, **kwargs)
         except Exception as error:
             raise _Passed(error) from error
         except KeyboardInterrupt as error:

@@ -287,6 +287,24 @@ def test_debug_shows_the_traceback(start: Start) -> None:
     assert 'raise KeyError("oh")' in err
 
 
+def test_profiling_shows_how_long_a_command_took() -> None:
+    code, out, err = accel("config", "path", "--set", "performance.enable_profiling=true")
+    assert code == 0
+    assert re.fullmatch(r"info: phase path: [\d.]+ ms\n", err)
+    assert accel("config", "path") == (0, out, "")
+
+
+def test_the_log_file_gets_what_stderr_gets(tmp_path: Path, start: Start) -> None:
+    log = tmp_path / "accel.log"
+    environment = {"IPFS_ACCELERATE_LOGGING_FILE": str(log), "IPFS_ACCELERATE_LOGGING_LEVEL": "info"}
+    _, _, err = finish(start("show", "notes", env=environment))
+    assert [line.split(maxsplit=2)[2] for line in log.read_text().splitlines()] == [
+        "warning a logged warning",
+        "info logged",
+    ]
+    assert err.endswith("warning: a logged warning\ninfo: logged\n")
+
+
 # --- usage
 
 

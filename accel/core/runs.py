@@ -234,5 +234,6 @@ def _remember(runner: Runner, listener: Listener, latencies_s: list[float], batc
 
     try:
         results.append(runner.measurement(latencies_s, batch, length))
+        results.merge_behind()
     except TransferError as error:
         listener.warn(f"this run's measurement is not kept: {error.message}")

@@ -26,7 +26,8 @@ from typing import Any
 
 from accel.core import paths
 from accel.core.config_files import Setting, Source, project_sources, read, user_sources
-from accel.core.errors import InputError
+from accel.core.errors import InputError, TransferError
+from accel.core.locks import holding
 from accel.core.settings import SCHEMA, SECTIONS, Origin, find_key, near, parse_size
 
 __all__ = [
@@ -170,11 +171,14 @@ def set_user(name: str, text: str) -> Setting:
     key = find_key(name)
     value = key.parse(text, Origin("command line", "config set"))
     path = paths.home() / "config.json"
-    with paths.locked(path.with_name(".config.lock")):
+    with holding(path.with_name(".config.lock"), 10.0) as held:
+        if not held:
+            raise TransferError(f"{path} is being written by another process", "try again when it has ended")
         document = read("user", path).document or {}
         section, _, entry = key.name.partition(".")
         document.setdefault(section, {})[entry] = value
-        paths.write_atomic(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+        # a link, as programs that manage dotfiles make it, stays one
+        paths.write_atomic(path.resolve(), (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
     global _cached
     _cached = None
     return Setting(key, value, Origin("user", str(path), path.parent))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from accel.core import config
-from accel.core.errors import InputError
+from accel.core.errors import InputError, TransferError
 from accel.core.settings import SCHEMA, SECTIONS, parse_size
 
 ROOT = Path(__file__).parents[2]
@@ -389,6 +389,24 @@ def test_set_user_refuses_what_is_wrong_and_keeps_the_file(isolated_home: Path) 
         with pytest.raises(InputError):
             config.set_user(name, text)
     assert json.loads(path.read_text()) == {"ipfs": {"timeout": 9}}
+
+
+def test_set_user_follows_a_link(isolated_home: Path, tmp_path: Path) -> None:
+    target = tmp_path / "dotfiles" / "accel.json"
+    target.parent.mkdir()
+    target.write_text("{}")
+    (isolated_home / "config.json").symlink_to(target)
+    config.set_user("hardware.precision", "fp16")
+    assert (isolated_home / "config.json").is_symlink()
+    assert json.loads(target.read_text()) == {"hardware": {"precision": "fp16"}}
+
+
+def test_set_user_in_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(TransferError) as caught:
+        config.set_user("hardware.precision", "fp16")
+    assert caught.value.hint
 
 
 def test_writers_at_once_lose_nothing(isolated_home: Path) -> None:

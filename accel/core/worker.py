@@ -26,6 +26,8 @@ from accel.core.types import Item, Model, Options, Plan
 
 #: seconds between two looks at whether the process still lives
 POLL_S = 0.5
+#: seconds that a process may take to end after it closed its pipe
+ENDING_S = 5.0
 
 
 def to_json(value: Any) -> Any:
@@ -178,7 +180,10 @@ class Worker:
         return answer
 
     def _death(self) -> AccelError:
-        self.kill()  # what it forked
+        deadline = time.monotonic() + ENDING_S
+        while not _has_ended(self._process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)  # its pipe closes a moment before it ends
+        self.kill()  # what it forked, before its number can be anybody else's
         code = self._process.wait()
         size = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, size - 4000))

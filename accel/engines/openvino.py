@@ -28,6 +28,8 @@ _GROUPS = {"weights": "32", "weights128": "128"}
 #: instruction sets without one of which a CPU multiplies the quantised weights as floats after all
 _INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "dotprod"}
 _CONVOLUTIONS = ("cnn", "diffusion")
+#: how lines of OpenVINO's errors begin that do not say what is wrong
+_PREAMBLE = ("Exception from", "Check '", "While validating", "FrontEnd API failed", "Model wasn't", "Summary:")
 
 
 def _library() -> Any:
@@ -92,9 +94,9 @@ def _explained(error: Exception, doing: str) -> AccelError:
 
 def _reason(text: str) -> str:
     """What OpenVINO says, without the places in its source where it says it."""
-    lines = [line.strip() for line in text.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "While validating"))]
-    reason = (told or lines or [""])[0]
+    lines = [line.strip(" -") for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(_PREAMBLE)]
+    reason = (told or [text])[0]
     return reason if len(reason) <= 300 else reason[:297] + "..."
 
 

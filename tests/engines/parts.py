@@ -65,6 +65,8 @@ def bert(hidden: int = 32, layers: int = 2) -> dict[str, TorchGraph]:
         intermediate_size=4 * hidden,
         vocab_size=99,
         max_position_embeddings=64,
+        # large enough that attention and outputs differ from token to token
+        initializer_range=0.3,
     )
     model = BertModel(config, add_pooling_layer=False).eval()
 
@@ -88,6 +90,52 @@ def bert(hidden: int = 32, layers: int = 2) -> dict[str, TorchGraph]:
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     return {"model": TorchGraph(spec, Encoder().eval(), {"input_ids": ids, "attention_mask": mask})}
+
+
+def decoder() -> dict[str, TorchGraph]:
+    """A Llama with grouped-query attention and random weights, as its family makes its graph."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from accel.families._decoder_graph import decoder_graph
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=99,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return {"model": decoder_graph(AutoModelForCausalLM.from_config(config).eval(), "llama", 99)}
+
+
+def one(module: Any, axes: tuple[int | str, ...] = ("batch", "length"), dtype: str = "float32") -> TorchGraph:
+    """A module from one tensor `x` to one tensor `y` of the same shape, as a graph. Example: 2 by 6, normal numbers."""
+    import torch
+
+    shape = [n if isinstance(n, int) else {"batch": 2}.get(n, 6) for n in axes]
+    torch.manual_seed(0)
+    example = torch.randn(shape) if dtype == "float32" else torch.randint(0, 9, shape)
+    spec = GraphSpec("model", (TensorSpec("x", dtype, axes),), (TensorSpec("y", dtype, axes),))
+    return TorchGraph(spec, module.eval(), {"x": example})
+
+
+def worst(found: Any, expected: Any) -> float:
+    """Largest difference relative to the largest expected number."""
+    import numpy as np
+
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def cosine(found: Any, expected: Any) -> float:
+    """Lowest cosine over the rows of two arrays (batch, ...)."""
+    from accel.core.agreement import agreement
+
+    return float(agreement(found, expected)["cosine"])
 
 
 def cnn() -> dict[str, TorchGraph]:

@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.contracts import Session, Source
-from accel.core.decoding import ArrayDecoding
+from accel.core.decoding import PAST, ArrayDecoding
 from accel.core.errors import IncompatibleError, UnavailableError
 from accel.core.types import Recipe
 
 #: architectures that the builder writes for the CPU and that were compared with transformers
 ARCHITECTURES = {
     "Gemma2ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
-    "OlmoForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
     "SmolLM3ForCausalLM",
 }  # fmt: skip
+#: those of them for which the builder keeps a sliding window as transformers does
+WINDOWED = {"Gemma2ForCausalLM"}
+#: head sizes that the operator takes are multiples of it
+HEAD_SIZE = 16
 #: largest difference of fp32 logits from the torch module, relative to the largest logit
 TOLERANCE = 1e-3
 #: seconds after which a build counts as stuck
@@ -36,6 +40,12 @@ def missing(recipe: Recipe) -> str | None:
     architecture = recipe.settings.get("architecture")
     if recipe.family != "text-decoder" or architecture not in ARCHITECTURES:
         return f"the model builder of onnxruntime-genai does not know {architecture}"
+    size = next(t.axes[3] for t in recipe.graphs["model"].inputs if t.name.startswith(PAST))
+    if int(size) % HEAD_SIZE:
+        return f"grouped-query attention wants a head size that is a multiple of {HEAD_SIZE}, this model has {size}"
+    window, positions = recipe.settings.get("window"), recipe.settings.get("positions")
+    if window and architecture not in WINDOWED and (positions is None or window < positions):
+        return f"the model builder of onnxruntime-genai ignores the sliding window of {architecture}"
     if find_spec("onnxruntime_genai") is None:
         return "onnxruntime-genai is not installed: pip install 'ipfs-accel[decoder]'"
     return None
@@ -123,6 +133,8 @@ def _save(module: Any, folder: Path) -> None:
     config = module.config.to_dict()
     config.pop("quantization_config", None)
     config["architectures"] = [type(module).__name__]
+    # the builder insists on end tokens, which only its own runtime looks at
+    config["eos_token_id"] = config.get("eos_token_id") or 0
     try:
         (folder / "config.json").write_text(json.dumps(config))
         save_model(module, str(folder / "model.safetensors"), metadata={"format": "pt"})

@@ -6,11 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from accel.core.contracts import Decoding
 from accel.core.decoding import PAST, PRESENT, CacheDecoding, empty_past, last_position
-from accel.core.errors import IncompatibleError
+from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError
 from accel.core.types import GraphSpec
 
 if TYPE_CHECKING:
     from accel.core.contracts import Array, Tensors
+
+
+def explained(error: Exception, doing: str) -> AccelError:
+    """An exception of ONNX Runtime as an error of ours: memory that ran out, or the runtime's own reason."""
+    from accel.core.export import cause
+
+    text = str(error)
+    if "bad_alloc" in text or "allocate memory" in text or "out of memory" in text.lower():
+        return OutOfMemoryError(f"memory ran out {doing} with ONNX Runtime", "use a smaller batch")
+    return IncompatibleError(f"ONNX Runtime failed {doing}: {cause(error)}", "use another engine (--engine)")
+
+
+def _run(session: Any, binding: Any) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise explained(error, "decoding") from error
 
 
 class OrtDecoding(CacheDecoding):
@@ -49,7 +66,7 @@ class OrtDecoding(CacheDecoding):
         binding.bind_output("logits", "cpu")
         for name in self._outputs:
             binding.bind_output(name, *self._where)
-        self._session.run_with_iobinding(binding)
+        _run(self._session, binding)
         values = binding.get_outputs()
         logits: Array = values[0].numpy()
         for tensor, value in zip(self.past_specs, values[1:], strict=True):
@@ -130,5 +147,5 @@ class SharedDecoding(Decoding):
             start = self._lengths[:, None] - new if new < total else np.zeros((len(ids), 1), np.int64)
             self._binding.bind_cpu_input("position_ids", start + np.arange(new))
         self._binding.bind_output("logits", "cpu")
-        self._session.run_with_iobinding(self._binding)
+        _run(self._session, self._binding)
         return last_position(self._binding.get_outputs()[-1].numpy())

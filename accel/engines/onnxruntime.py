@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from accel.core.contracts import Decoding, EnginePlugin, Session, Source
 from accel.core.cpu import describe, limits
-from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
+from accel.core.errors import IncompatibleError, UnavailableError
 from accel.core.fingerprint import engine_version
 from accel.core.types import GraphSpec, Plan, Recipe
 from accel.engines import _gqa
+from accel.engines._ort_decoding import OrtDecoding, SharedDecoding, explained
 
 if TYPE_CHECKING:
     from accel.core.contracts import Tensors
@@ -61,12 +62,10 @@ class OrtSession(Session):
         try:
             return dict(zip(names, self.sessions[graph].run(names, feeds), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise _explained(error, f"executing the graph {graph!r}") from error
+            raise explained(error, f"executing the graph {graph!r}") from error
 
     def decode(self, graph: GraphSpec, feeds: Tensors, max_length: int) -> Decoding:
         """See `Session.decode`. The cache stays inside ONNX Runtime."""
-        from accel.engines._ort_decoding import OrtDecoding, SharedDecoding
-
         session = self.sessions[graph.name]
         if self._shared:
             return SharedDecoding(session, graph, max_length)
@@ -75,15 +74,6 @@ class OrtSession(Session):
     def close(self) -> None:
         """Frees graphs and weights."""
         self.sessions.clear()
-
-
-def _explained(error: Exception, doing: str) -> AccelError:
-    from accel.core.export import cause
-
-    text = str(error)
-    if "bad_alloc" in text or "allocate memory" in text or "out of memory" in text.lower():
-        return OutOfMemoryError(f"memory ran out {doing} with ONNX Runtime", "use a smaller batch")
-    return IncompatibleError(f"ONNX Runtime failed {doing}: {cause(error)}", "use another engine (--engine)")
 
 
 def _options(threads: int) -> Any:
@@ -189,7 +179,7 @@ class OnnxRuntimeEngine(EnginePlugin):
             try:
                 session = ort.InferenceSession(str(folder / f"{graph}.onnx"), options, providers=providers)
             except Exception as error:  # as in OrtSession.run
-                raise _explained(error, f"opening the graph {graph!r}") from error
+                raise explained(error, f"opening the graph {graph!r}") from error
             if plan.platform != "cpu" and session.get_providers()[0] != providers[0][0]:
                 raise UnavailableError(
                     f"onnxruntime's {providers[0][0]} does not start on {plan.device}",
@@ -231,7 +221,7 @@ def _optimise(source: Path, target: Path) -> None:
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in OrtSession.run
-        raise _explained(error, "optimising the graph") from error
+        raise explained(error, "optimising the graph") from error
 
 
 def _quantise(source: Source, graph: str, exported: Path, target: Path, variant: str) -> None:

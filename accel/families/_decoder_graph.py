@@ -94,7 +94,7 @@ def _cache_shapes(model: Any, name: str, options: dict[str, Any]) -> list[tuple[
     with torch.no_grad():
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **options)
     layers = getattr(cache, "layers", [])
-    good = output.past_key_values is cache and layers
+    good = getattr(output, "past_key_values", None) is cache and layers
     for layer in layers:
         for part in ("keys", "values"):
             tensor = getattr(layer, part, None)

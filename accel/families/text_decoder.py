@@ -74,12 +74,14 @@ class TextDecoder(ModelPlugin):
         vocabulary = int(module.get_input_embeddings().num_embeddings)
         limit = _positions(module.config)
         frozen = _freeze_tokenizer(model, module, vocabulary, assets)
-        graph = decoder_graph(module, model.name, vocabulary)
+        with torch_models.quiet():
+            graph = decoder_graph(module, model.name, vocabulary)
         settings = {
             "tokenizer": frozen.settings,
             "architecture": type(module).__name__,
             "vocabulary": vocabulary,
             "positions": limit,
+            "window": getattr(module.config.get_text_config(), "sliding_window", None),
             "stop": _stop_tokens(module, frozen),
             "generation": _generation_settings(module),
             "flops": _operations(module, graph.spec.inputs),

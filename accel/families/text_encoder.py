@@ -93,7 +93,8 @@ class TextEncoder(ModelPlugin):
         if sentence and sentence.max_length:
             limit = min(limit or sentence.max_length, sentence.max_length)
         frozen, type_ids = _freeze_tokenizer(model, module, assets, limit)
-        graph = encoder_graph(module, model.task, pooling, pad_id=frozen.settings["pad_id"], type_ids=type_ids)
+        with torch_models.quiet():
+            graph = encoder_graph(module, model.task, pooling, pad_id=frozen.settings["pad_id"], type_ids=type_ids)
         unnamed: tuple[str, ...] = ()
         settings: dict[str, Any] = {
             "tokenizer": frozen.settings,

@@ -42,7 +42,7 @@ def fetch(
     """
     from accel.commands.pin import bytes_bar
     from accel.core.content import getting
-    from accel.core.content.levels import Settings
+    from accel.core.content.settings import Settings
     from accel.core.errors import InputError
     from accel.core.settings import parse_size
 

@@ -72,7 +72,7 @@ def add(
     Example: accel pin all-minilm
     """
     from accel.core.content import pinning
-    from accel.core.content.levels import Settings
+    from accel.core.content.settings import Settings
     from accel.core.content.unixfs import profile as profile_named
     from accel.core.errors import InputError
 
@@ -201,7 +201,7 @@ def verify(
     Example: accel pin verify --repair
     """
     from accel.core.content import verify as verifying
-    from accel.core.content.levels import Settings
+    from accel.core.content.settings import Settings
     from accel.core.errors import TransferError
 
     with bytes_bar(output, "checking") as (begin, advance, _):
@@ -275,7 +275,7 @@ def import_(
     Example: accel pin import all-minilm.car
     """
     from accel.core.content import pinning
-    from accel.core.content.levels import Settings
+    from accel.core.content.settings import Settings
 
     with bytes_bar(output, "importing") as (begin, advance, _):
         if file.is_file():

@@ -1,8 +1,8 @@
 """A Kubo node as a store, through its RPC.
 
 `ipfshttpclient` is used without its check of the node's version, which refuses every current node; commands that it
-does not know (`routing/findprovs`) go through its own request. Bulk reads go through the node's own gateway where it has
-one that can be reached, because the RPC sends every block in 32 KiB pieces; the RPC serves where it has not.
+does not know (`routing/findprovs`) go through its own request. Bulk reads go through the node's own gateway where it
+has one that can be reached, because the RPC sends every block in 32 KiB pieces; the RPC serves where it has not.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Rpc:
     def _client(self) -> Any:
         client = getattr(self._own, "client", None)
         if client is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import ipfshttpclient
+            # it passes an argument that urllib3 2 has no use for and warns about with every request
+            warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
+            import ipfshttpclient
 
-                client = ipfshttpclient.Client(_multiaddr(self.address), session=True, timeout=self.timeout_s)
+            client = ipfshttpclient.Client(_multiaddr(self.address), session=True, timeout=self.timeout_s)
             self._own.client = client
             self._open.append(client)
         return client

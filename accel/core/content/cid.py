@@ -28,7 +28,7 @@ _HASH_NAMES = {
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 #: text longer than this is no CID of ours in any base
-_LONGEST = 128
+_LONGEST = 256
 
 
 def read_varint(data: bytes | memoryview, offset: int, end: int | None = None) -> tuple[int, int]:

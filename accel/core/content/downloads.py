@@ -11,13 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accel.core.content.car import LARGEST_BLOCK
-from accel.core.content.cid import Cid
 from accel.core.content.dagpb import damaged
 from accel.core.content.providers import Scores
 from accel.core.content.sources import Source, SourceError
+from accel.core.content.wants import Dropped, Served, Want
 
 #: a source that fails so often in a row is let go
 _MOST_FAILURES = 3
@@ -28,27 +28,6 @@ _SLOWEST = 10_000
 #: a block is given to a second source after this many times the usual time
 _PATIENCE = 5.0
 _LEAST_PATIENCE_S = 1.0
-
-#: takes a block's bytes; called once per block, from several threads
-Sink = Callable[[bytes], None]
-
-
-@dataclass(eq=False)
-class Want:
-    """A block to be had.
-
-    Attributes:
-        sink: called with its bytes once they are checked.
-        size: bytes it should have, None if unknown.
-        tried: names of sources that cannot give it, or have been asked and are late.
-        done: it was had.
-    """
-
-    cid: Cid
-    sink: Sink
-    size: int | None = None
-    tried: set[str] = field(default_factory=set)
-    done: bool = False
 
 
 @dataclass(eq=False)
@@ -65,31 +44,14 @@ class _Ticket:
     hedged: bool = False
 
 
-@dataclass
-class Served:
-    """What one source gave."""
-
-    name: str
-    level: str
-    blocks: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A source that was let go, and why."""
-
-    name: str
-    reason: str
-
-
 class Download:
     """Gets blocks from the sources of one level.
 
     Args:
         timeout_s: how long a source may stay silent.
         parallel: requests at once, over all sources.
-        served, dropped: added to.
+        served, dropped: added to; sources that were dropped before are not asked again.
+        said: what each source said last when it did not give a block; added to.
     """
 
     def __init__(
@@ -100,11 +62,15 @@ class Download:
         parallel: int,
         served: dict[str, Served],
         dropped: list[Dropped],
+        said: dict[str, str],
     ) -> None:
+        gone = {source.name for source in dropped}
+        sources = [source for source in sources if source.name not in gone]
         self._scores, self._timeout = scores, timeout_s
         self._served, self._dropped = served, dropped
-        self.sources = list(sources)[: max(1, parallel)]
-        self._reserve = list(sources)[len(self.sources) :]
+        self._said = said
+        self.sources = sources[: max(1, parallel)]
+        self._reserve = sources[len(self.sources) :]
         self._slots = max(1, parallel // max(1, len(self.sources)))
         self._condition = threading.Condition()
         self._queue: deque[Want] = deque()
@@ -265,6 +231,7 @@ class Download:
         with self._condition:
             self._tickets.discard(ticket)
             late = ticket.void or want.done or self._closing
+            self._said[source.name] = error.reason
             if not late:
                 if error.kind != "busy":
                     want.tried.add(source.name)
@@ -295,8 +262,7 @@ class Download:
         self._gone.add(source.name)
         if not quiet:
             self._dropped.append(Dropped(source.name, reason))
-        for ticket in [t for t in self._tickets if t.source is source]:
-            self._void(ticket)
+        # what it is still sending may be right, and counts if it is; `_watch` ends what does not come
         if self._reserve:
             follower = self._reserve.pop(0)
             self.sources.append(follower)
@@ -320,6 +286,7 @@ class Download:
             if silent or crawling:
                 rate = ticket.received / max(age, 1e-9)
                 reason = f"it was silent for {self._timeout:g} s" if silent else f"it gave {rate:.0f} bytes per second"
+                self._said[ticket.source.name] = reason
                 self._scores.failed(ticket.source.name)
                 self._void(ticket)
                 self._let_go(ticket.source, reason)

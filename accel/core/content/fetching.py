@@ -5,6 +5,7 @@ Blocks are kept as they come, so that a fetch that is stopped, by whatever, goes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,19 @@ from pathlib import Path
 from accel.core.content import trees
 from accel.core.content.blockstore import Store, missing
 from accel.core.content.cid import Cid
-from accel.core.content.dagpb import decode
-from accel.core.content.downloads import Download, Dropped, Served, Want
+from accel.core.content.dagpb import damaged, decode
+from accel.core.content.downloads import Download
 from accel.core.content.hashing import hash_spans
 from accel.core.content.index import Row
 from accel.core.content.leases import Lease
-from accel.core.content.levels import Levels, Settings
+from accel.core.content.levels import Levels
 from accel.core.content.providers import Scores
-from accel.core.content.sources import LEVELS, SourceError
+from accel.core.content.rebuild import adopt
+from accel.core.content.settings import Settings
+from accel.core.content.sources import LEVELS, Source, SourceError
+from accel.core.content.unixfs import T_DIRECTORY, T_HAMT, read_info
 from accel.core.content.walk import Content, File, Leaf, Walk
+from accel.core.content.wants import Dropped, Served, Want
 from accel.core.content.writing import FileWriter, Writer
 from accel.core.errors import AccelError, IncompatibleError, TransferError
 
@@ -33,6 +38,8 @@ _KEEP_EVERY_S = 2.0
 #: content up to this size with at least so many entries comes as one stream
 _STREAM_BYTES = 64 << 20
 _STREAM_ENTRIES = 16
+#: a petabyte: content that claims more is an attack
+_ABSURD = 1 << 50
 
 
 class Fetcher:
@@ -52,6 +59,7 @@ class Fetcher:
         self._advance = advance
         self.served: dict[str, Served] = {}
         self.dropped: list[Dropped] = []
+        self._said: dict[str, str] = {}
         self._kept_at = time.monotonic()
         self._root: Cid | None = None
 
@@ -102,17 +110,30 @@ class Fetcher:
             if want.cid.digest in self.store.damaged:
                 want.sink = self._repairing(want)
         root = self._root or left[0].cid
-        for sources in self.levels.each(root):
-            if not left:
-                break
-            download = Download(
-                sources, self._scores, self.settings.timeout_s, self.settings.parallel, self.served, self.dropped
-            )
-            left = download.run(left, self._keep_now_and_then)
-            for want in left:
-                want.tried.clear()
-        if left:
-            raise self._none_has(left)
+        settings = self.settings
+        try:
+            for sources in self.levels.each(root):
+                if not left:
+                    break
+                download = Download(
+                    sources,
+                    self._scores,
+                    settings.timeout_s,
+                    settings.parallel,
+                    self.served,
+                    self.dropped,
+                    self._said,
+                )
+                left = download.run(left, self._keep_now_and_then)
+                for want in left:
+                    want.tried.clear()
+            if left:
+                raise self._none_has(left)
+        except BaseException:
+            # whatever ends the fetch, what was had is kept for the next one
+            with contextlib.suppress(AccelError):
+                self._writer.commit()
+            raise
 
     def _repairing(self, want: Want) -> Callable[[bytes], None]:
         sink = want.sink
@@ -132,7 +153,8 @@ class Fetcher:
         cid = left[0].cid
         if self.settings.offline:
             return missing(self.store, cid)
-        said = [f"{d.name}: {d.reason}" for d in self.dropped] + self.levels.notes
+        reasons = self._said | {d.name: d.reason for d in self.dropped}
+        said = [f"{name}: {reason}" for name, reason in reasons.items()] + self.levels.notes
         asked = [s for s in (self.settings.node, *self.settings.gateways) if s]
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         return TransferError(
@@ -149,6 +171,7 @@ class Fetcher:
             TransferError: not to be had, damaged or harmful. IncompatibleError: too large for the limit or the disk.
         """
         self._root = root
+        adopt(self.store)
         if not root.is_raw and self.local(root) is None:
             self._stream(root)
         free = _free_bytes(self.store.root)
@@ -156,16 +179,22 @@ class Fetcher:
         if max_size is not None and max_size <= free:
             limit = (max_size, "--max-size allows")
         elif self.settings.offline:
-            limit = (1 << 62, "a disk can be")
+            limit = (_ABSURD, "any disk")
         content = Walk(self.load, only, limit).run(root)
         self._writer.commit()
+        self.store.index.touch([cid.digest for cid in content.nodes], self._lease.tick)
         return content
 
     def _stream(self, root: Cid) -> None:
         """Brings small content with many parts as one stream; whatever does not come is asked for block by block."""
         block = dict(self.load([root]))[root]
-        links = decode(block).links
-        if len(links) < _STREAM_ENTRIES or sum(link.size for link in links) > _STREAM_BYTES:
+        node = decode(block)
+        links = node.links
+        if (
+            read_info(node).kind not in (T_DIRECTORY, T_HAMT)
+            or len(links) < _STREAM_ENTRIES
+            or sum(link.size for link in links) > _STREAM_BYTES
+        ):
             return
         served_by = next(iter(self.served.values()), None)
         for sources in self.levels.each(root):
@@ -180,7 +209,7 @@ class Fetcher:
                     with stream as blocks:
                         for cid, data in blocks:
                             if cid not in expected:
-                                raise SourceError("lied", f"it sent the block {cid}, which is no part of {root}")
+                                raise SourceError("broken", f"it sent the block {cid}, which is no part of {root}")
                             if not cid.is_raw:
                                 expected.update(link.cid for link in decode(data).links)
                             self._writer.put(cid, data)
@@ -188,9 +217,17 @@ class Fetcher:
                             served.blocks += 1
                             served.bytes += len(data)
                 except (SourceError, AccelError) as error:
-                    self.dropped.append(Dropped(source.name, getattr(error, "message", str(error))))
-                    self._scores.failed(source.name)
+                    self._stream_failed(source, error)
                 return
+
+    def _stream_failed(self, source: Source, error: SourceError | AccelError) -> None:
+        reason = error.message if isinstance(error, AccelError) else error.reason
+        if isinstance(error, SourceError) and error.kind in ("missing", "unsupported", "busy"):
+            return
+        lied = "does not match" in reason
+        # a source whose stream breaks off may still give single blocks; one that lies is not asked again
+        self.dropped.append(Dropped(source.name if lied else f"the CAR stream of {source.name}", reason))
+        self._scores.failed(source.name, lied=lied)
 
     def bring(self, content: Content, stage: Path | None = None) -> list[File]:
         """Brings every block of the content here.
@@ -204,6 +241,7 @@ class Fetcher:
         Raises:
             TransferError: some blocks cannot be had. What was had is kept for the next attempt.
         """
+        self._check_lengths(content)
         wants: list[Want] = []
         self._small(content, wants)
         parts: list[tuple[File, FileWriter]] = []
@@ -226,6 +264,19 @@ class Fetcher:
             for _, part in parts:
                 part.close()
         return [file for file, _ in parts] if stage is not None else []
+
+    def _check_lengths(self, content: Content) -> None:
+        """Refuses files whose parts have other lengths than they claim, as far as the parts are here."""
+        claims = {
+            leaf.cid.digest: leaf.length
+            for file in content.files
+            if file.exact
+            for leaf in file.leaves
+            if leaf.cid.is_raw
+        }
+        for digest, length in self.store.index.lengths(list(claims)):
+            if length != claims[digest]:
+                raise damaged(f"a part of a file claims {claims[digest]:,} bytes and has {length:,}")
 
     def _small(self, content: Content, wants: list[Want]) -> None:
         """Asks for files of one block, and learns their true sizes."""

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel.core import paths
 from accel.core.content import lockfile, trees
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, is_reference, parse, parse_reference
-from accel.core.content.collect import keep_within
-from accel.core.content.fetching import Advance, Fetcher, check_limit
 from accel.core.content.index import Filled, Row
 from accel.core.content.leases import Lease
-from accel.core.content.levels import Settings
 from accel.core.content.pins import Pins
 from accel.core.content.walk import Content, resolve, text
 from accel.core.errors import InputError
 
+if TYPE_CHECKING:
+    from accel.core.content.fetching import Fetcher
+    from accel.core.content.settings import Settings
+
+#: told of bytes that are had
+Advance = Callable[[float], None]
 #: told of the bytes of the content once they are known
 Begin = Callable[[int], None]
 
@@ -73,18 +77,25 @@ class Job:
     """One piece of work on content: the store, a lease, and a fetcher that finishes what it lacks."""
 
     def __init__(self, settings: Settings, advance: Advance | None = None) -> None:
+        self.settings = settings
+        self.advance = advance
         self._stack = contextlib.ExitStack()
         try:
             self.store = self._stack.enter_context(Store())
             self.writer = self._stack.enter_context(self.store.writer())
             self.lease: Lease = self.writer.lease
-            self.fetcher = Fetcher(self.store, self.lease, self.writer, settings, advance)
-            self._stack.callback(self.fetcher.close)
         except BaseException:
             self._stack.close()
             raise
-        self.settings = settings
-        self.advance = advance
+
+    @functools.cached_property
+    def fetcher(self) -> Fetcher:
+        """Gets what is not here; made, and its modules loaded, when it is first needed."""
+        from accel.core.content.fetching import Fetcher
+
+        fetcher = Fetcher(self.store, self.lease, self.writer, self.settings, self.advance)
+        self._stack.callback(fetcher.close)
+        return fetcher
 
     def __enter__(self) -> Job:
         return self
@@ -215,6 +226,8 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
         IncompatibleError: more than `max_size` or than the disk has room for.
         TransferError: blocks that cannot be had or are damaged everywhere, or a disk that is full.
     """
+    from accel.core.content.fetching import check_limit
+
     root, inside = find(wish.reference, frozen=wish.frozen)
     with Job(settings, advance) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
@@ -244,7 +257,10 @@ def tidy(settings: Settings) -> None:
     """Evicts what the bound of the store does not allow."""
     if settings.cache_bytes is not None:
         with Store() as store:
-            keep_within(store, settings.cache_bytes)
+            if store.index.held_bytes() > settings.cache_bytes:
+                from accel.core.content.collect import keep_within
+
+                keep_within(store, settings.cache_bytes)
 
 
 _held: list[contextlib.ExitStack] = []
@@ -270,6 +286,8 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
             return standing / str(root)
         if standing is not None:
             return standing
+    from accel.core.content.settings import Settings
+
     with Job(Settings.current(offline=offline), advance) as job:
         content = job.look(root)
         job.fetcher.bring(content)

@@ -253,6 +253,14 @@ class Index:
         with self.writing() as con:
             con.executemany("DELETE FROM blocks WHERE digest = ? AND container = ?", list(places))
 
+    def lengths(self, digests: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+        """The length of each of the blocks that is there."""
+        for start in range(0, len(digests), _BATCH):
+            part = digests[start : start + _BATCH]
+            marks = ",".join("?" * len(part))
+            rows = self.read(f"SELECT digest, max(length) FROM blocks WHERE digest IN ({marks}) GROUP BY digest", part)
+            yield from rows  # type: ignore[misc]
+
     def container_of(self, root: bytes, kind: str) -> str | None:
         """Path of a container of this kind that holds the whole file with this root."""
         rows = self.read("SELECT path FROM containers WHERE root = ? AND kind = ? ORDER BY id DESC", (root, kind))

@@ -11,43 +11,13 @@ from urllib.parse import urlsplit
 
 from accel.core.content.cid import Cid
 from accel.core.content.providers import Scores
+from accel.core.content.settings import Settings
 from accel.core.content.sources import Source, source_of
 from accel.core.errors import AccelError
 
 #: how long the search for providers may take while there are gateways to ask
 _SEARCH_S = 3.0
 _BUILT_IN = ("local", "kubo", "gateway")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where content may come from.
-
-    Attributes:
-        gateways: URLs. node: address of a Kubo node's RPC. offline: ask the local store alone.
-        timeout_s: how long a source may stay silent. parallel: requests at once. cache_bytes: bound of the store.
-    """
-
-    gateways: tuple[str, ...] = ()
-    node: str | None = None
-    timeout_s: float = 30.0
-    parallel: int = 8
-    cache_bytes: int | None = None
-    offline: bool = False
-
-    @classmethod
-    def current(cls, *, offline: bool = False) -> Settings:
-        """Those of the configuration."""
-        from accel.core import config
-
-        return cls(
-            gateways=tuple(config.get("ipfs.gateway")),
-            node=config.get("ipfs.local_node"),
-            timeout_s=config.get("ipfs.timeout"),
-            parallel=config.get("performance.parallel_requests"),
-            cache_bytes=config.get("performance.cache_size"),
-            offline=offline,
-        )
 
 
 def node_listens(address: str, timeout_s: float = 2.0) -> bool:
@@ -168,6 +138,8 @@ class Levels:
         thread = threading.Thread(target=search, daemon=True)
         thread.start()
         thread.join(_SEARCH_S if others else self.settings.timeout_s)
+        if found:
+            self.notes.append(f"providers that the node found: {', '.join(provider.id for provider in found)}")
         sources: list[Source] = [node.network()]
         for provider in list(found):
             sources.extend(self._http_provider(provider))

@@ -155,3 +155,19 @@ def require_cid(cid: str, start: Path | None = None) -> None:
         raise UnavailableError(
             f"no {NAME} here names {cid}, and --frozen allows only what it names", "accel pin --lock writes it"
         )
+
+
+def reference(name: str, start: Path | None = None, *, frozen: bool = False) -> str:
+    """What to resolve instead of a model's name: `ipfs://CID` where the lock file names it, the name otherwise.
+
+    Raises:
+        UnavailableError: `frozen`, and the lock file does not name it. InputError: the lock file is damaged.
+    """
+    from accel.core.content.cid import is_reference, parse_reference
+
+    if is_reference(name):
+        if frozen:
+            require_cid(str(parse_reference(name)[0]), start)
+        return name
+    found = entry(name, start, frozen=frozen)
+    return f"ipfs://{found.cid}" if found is not None else name

@@ -7,19 +7,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel.core.content import importer, lockfile
 from accel.core.content.cid import Cid, is_reference, parse
-from accel.core.content.collect import Collected, collect, reachable
-from accel.core.content.fetching import Advance
-from accel.core.content.getting import Begin, Job, find, tidy
-from accel.core.content.levels import Settings
+from accel.core.content.getting import Advance, Begin, Job, find, tidy
 from accel.core.content.pins import Pin, Pins
-from accel.core.content.transfer import give_to_node, read_car
+from accel.core.content.settings import Settings
 from accel.core.content.unixfs import MODERN, Profile
 from accel.core.content.walk import resolve
 from accel.core.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from accel.core.content.collect import Collected
 
 #: told of model bytes that are downloaded or hashed while a name is resolved
 Report = Callable[[int, int | None], None]
@@ -180,6 +180,8 @@ def _finish(job: Job, request: Request, pin: Pin, files: int, notes: list[str]) 
                 f"it is pinned here as {pin.cid}, and no Kubo node answers at {job.settings.node}",
                 "start one (ipfs daemon), or set ipfs.local_node",
             )
+        from accel.core.content.transfer import give_to_node
+
         notes += give_to_node(job.store, node, parse(pin.cid))
     lock_file = None
     if request.lock:
@@ -205,6 +207,7 @@ class Listed:
 def listing() -> list[Listed]:
     """Every pin with its sizes."""
     from accel.core.content.blockstore import Store
+    from accel.core.content.collect import reachable
 
     with Store() as store:
         pins = Pins(store.root / "pins").all()
@@ -247,6 +250,7 @@ def unpin(what: str, *, dry_run: bool = False) -> Pin:
 def collect_garbage(*, dry_run: bool = False) -> Collected:
     """Takes out what nothing pins and nobody uses."""
     from accel.core.content.blockstore import Store
+    from accel.core.content.collect import collect
 
     with Store() as store:
         return collect(store, dry_run=dry_run)
@@ -258,6 +262,8 @@ def import_car(path: Path, settings: Settings, advance: Advance | None = None) -
     Raises:
         TransferError: it is damaged, or lacks blocks that nobody has. InputError: it cannot be read or has no roots.
     """
+    from accel.core.content.transfer import read_car
+
     try:
         stream = path.open("rb")
     except OSError as error:

@@ -7,12 +7,16 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accel.core import paths
 from accel.core.content import car
 from accel.core.content.cid import Cid, parse
 from accel.core.content.index import Filled, Index, IndexDamaged, Row
 from accel.core.errors import AccelError
+
+if TYPE_CHECKING:
+    from accel.core.content.blockstore import Store
 
 _NAMES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 
@@ -76,6 +80,27 @@ def _fill(root: Path, new: Path) -> list[str]:
     return problems
 
 
+def adopt(store: Store) -> None:
+    """Takes in blocks of packs whose writer was killed before it recorded them, so that they need not come again."""
+    if _unrecorded(store):
+        with paths.locked(store.root / "gc.lock"):
+            for path, size in _unrecorded(store):
+                store.index.add([Filled("pack", store.relative(path), size, list(_rows(path, [])))], 1)
+
+
+def _unrecorded(store: Store) -> list[tuple[Path, int]]:
+    from accel.core.content.leases import living
+
+    sizes = [(path, path.stat().st_size) for path in store.packs.glob("*.car")]
+    busy = living(store.leases)
+    recorded = {str(path): size for path, size in store.index.read("SELECT path, size FROM containers")}
+    return [
+        (path, size)
+        for path, size in sizes
+        if size != recorded.get(store.relative(path)) and not any(path.name.startswith(f"{id}-") for id in busy)
+    ]
+
+
 def _rows(pack: Path, problems: list[str]) -> Iterator[Row]:
     try:
         with pack.open("rb") as stream:
@@ -92,14 +117,12 @@ def _rows(pack: Path, problems: list[str]) -> Iterator[Row]:
         problems.append(f"{pack} cannot be read: {error.strerror or error}")
 
 
-def _leaves(store: object, file: Path, cid: Cid) -> Sequence[Row]:
+def _leaves(store: Store, file: Path, cid: Cid) -> Sequence[Row]:
     """The good leaves of a whole file, whose nodes are in the store."""
-    from accel.core.content.blockstore import Store
     from accel.core.content.hashing import hash_spans
     from accel.core.content.trees import check_file
     from accel.core.content.walk import Walk
 
-    assert isinstance(store, Store)
     try:
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size

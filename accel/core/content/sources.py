@@ -7,14 +7,15 @@ through `AsyncSource`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from accel.core.content.cid import Cid
-from accel.core.contracts import StoragePlugin
 from accel.core.errors import AccelError
+
+if TYPE_CHECKING:
+    from accel.core.contracts import StoragePlugin
 
 #: the levels in the order in which they are asked
 LEVELS = ("local", "kubo", "store", "gateway", "provider")
@@ -84,6 +85,8 @@ class AsyncSource:
 
     def get(self, cid: Cid, tell: Callable[[int], None]) -> bytes:
         """See `Source.get`."""
+        import asyncio
+
         try:
             data = asyncio.run(self._plugin.retrieve(str(cid)))
         except AccelError as error:

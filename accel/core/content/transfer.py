@@ -14,8 +14,8 @@ from accel.core.content import car
 from accel.core.content.blockstore import Store, missing
 from accel.core.content.cid import Cid
 from accel.core.content.dagpb import decode
-from accel.core.content.downloads import Want
 from accel.core.content.walk import Content
+from accel.core.content.wants import Want
 from accel.core.content.writing import Writer, failed
 from accel.core.errors import InputError, TransferError
 

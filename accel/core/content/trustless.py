@@ -201,7 +201,7 @@ class Trustless:
             try:
                 yield iter(car.Reader(_Buffered(response, lambda _: None), self.name))
             except TransferError as error:
-                raise SourceError("lied" if "does not match" in error.message else "broken", error.message) from error
+                raise SourceError("broken", error.message) from error
 
     def close(self) -> None:
         """Closes all connections."""
@@ -256,10 +256,11 @@ def _plain(error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, urllib3.exceptions.SSLError):
         return f"its certificate or TLS is not right: {cause}"
-    if isinstance(cause, urllib3.exceptions.TimeoutError):
-        return "it did not answer in time"
+    # in urllib3 a refused connection is a kind of timeout, so it has to be looked for first
     if isinstance(cause, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)):
         return "it cannot be reached"
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return "it did not answer in time"
     if isinstance(cause, urllib3.exceptions.ProtocolError):
         return "its answer was cut short"
     return f"{type(cause).__name__}: {cause}"

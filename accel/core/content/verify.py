@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, parse
 from accel.core.content.collect import reachable
-from accel.core.content.downloads import Want
-from accel.core.content.fetching import Advance
-from accel.core.content.getting import Begin, Job
+from accel.core.content.getting import Advance, Begin, Job
 from accel.core.content.hashing import hash_spans
 from accel.core.content.index import IndexDamaged, Place
-from accel.core.content.levels import Settings
 from accel.core.content.pins import Pin, Pins
+from accel.core.content.settings import Settings
+from accel.core.content.wants import Want
 from accel.core.errors import AccelError
 
 
@@ -195,33 +194,33 @@ class _Check:
                         yield link.cid
 
     def _repair(self) -> None:
-        for attempt in range(64):
-            left = [f for f in self._result.faults if not f.repaired and f.kind != "record"]
+        while True:
+            # nodes that are whole again show what more their pins need
+            self._again()
+            left = [f for f in self._result.faults if not f.repaired and f.pins and f.kind != "record"]
             for fault in left:
-                cid = parse(fault.cid)
-                if cid.digest in self._good:
-                    self._drop_bad(cid.digest)
+                digest = parse(fault.cid).digest
+                if digest in self._good:
+                    self._drop_bad(digest)
                     fault.repaired, fault.by = True, "another copy in the store"
-                elif not fault.pins:
-                    self._drop_bad(cid.digest)
-                    fault.repaired, fault.by = True, "left out: nothing pins it"
-            left = [f for f in left if not f.repaired]
-            if not left:
-                return
-            for fault in left:
-                self._get(fault)
+                else:
+                    self._get(fault)
             self._job.writer.commit()
-            mended = [f for f in left if f.repaired]
-            if not mended:
-                return
-            # nodes that are whole again may lead to blocks that are missing further down
-            known = {f.cid for f in self._result.faults}
-            for digest, pins in self._needed_by().items():
-                cid = self._name(digest)
-                if str(cid) not in known and not self._store.index.known([digest]):
-                    self._result.faults.append(Fault("missing", str(cid), "", pins))
-            if attempt == 63:
-                self._result.notes.append("the content is nested too deeply to be repaired in one go; run it again")
+            if not any(fault.repaired for fault in left):
+                break
+        for fault in self._result.faults:
+            if not fault.repaired and not fault.pins:
+                self._drop_bad(parse(fault.cid).digest)
+                fault.repaired, fault.by = True, "left out: nothing pins it"
+
+    def _again(self) -> None:
+        needed = self._needed_by()
+        known = {parse(fault.cid).digest: fault for fault in self._result.faults}
+        for digest, pins in needed.items():
+            if digest in known:
+                known[digest].pins = pins
+            elif digest not in self._good:
+                self._result.faults.append(Fault("missing", str(self._name(digest)), "", pins))
 
     def _get(self, fault: Fault) -> None:
         cid = parse(fault.cid)

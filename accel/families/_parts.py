@@ -51,6 +51,9 @@ class Part(ABC):
     @abstractmethod
     def comparable(self, session: Session, batch: Sequence[Any]) -> Array: ...
 
+    def flops(self, lengths: Sequence[int]) -> float | None:
+        return None
+
 
 class PartedFamily(ModelPlugin):
     """A family that leaves everything but the choice of the part to its parts."""
@@ -102,3 +105,6 @@ class PartedFamily(ModelPlugin):
 
     def comparable(self, session: Session, batch: Sequence[Any]) -> Array:
         return self.part.comparable(session, batch)
+
+    def flops(self, lengths: Sequence[int]) -> float | None:
+        return self.part.flops(lengths)

@@ -18,6 +18,7 @@ from accel.families._shared import (
     image_path,
     labels_of,
     module_from,
+    operations,
     ranked,
     read_labels,
     run_by_shape,
@@ -179,6 +180,7 @@ class PictureFamily(ModelPlugin):
         settings["multiple"] = model.config.get("problem_type") == "multi_label_classification"
         spec = GraphSpec("model", (pixel_spec(pixels, varies),), (TensorSpec("logits", "float32", ("batch", count)),))
         graph = TorchGraph(spec, module_from(module, call), {"pixel_values": pixels})
+        settings["flops"] = None if varies else operations(graph.module, [pixels[:1]])
         recipe = Recipe(
             self.name, CLASSIFY, {"model": spec}, settings, (write_labels(assets, labels),), (*notes, *remarks)
         )
@@ -199,6 +201,7 @@ class PictureFamily(ModelPlugin):
             "model", (pixel_spec(pixels, varies),), (TensorSpec("embeddings", "float32", ("batch", width)),)
         )
         graph = TorchGraph(spec, module_from(loaded.module, call), {"pixel_values": pixels})
+        settings["flops"] = None if varies else operations(graph.module, [pixels[:1]])
         recipe = Recipe(self.name, FEATURES, {"model": spec}, settings, (), loaded.notes)
         return LoadedModel({"model": graph}, recipe, loaded.module)
 
@@ -228,6 +231,12 @@ class PictureFamily(ModelPlugin):
 
         rows = self.execute(session, batch, Options())
         return np.stack([np.concatenate([v.ravel() for v in row.values()]) for row in rows]).astype(np.float64)
+
+    def flops(self, lengths: Sequence[int]) -> float | None:
+        """Operations for images of the model's own size; None where pictures differ in size."""
+        assert self.recipe is not None
+        each = self.recipe.settings.get("flops")
+        return None if each is None else float(each) * len(lengths)
 
 
 def _pooling(module: Any, outputs: Any) -> tuple[str, Callable[..., Any]]:

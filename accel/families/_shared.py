@@ -40,6 +40,29 @@ def module_from(model: Any, call: Callable[..., Any]) -> Any:
     return Graph().eval()
 
 
+def operations(module: Any, arguments: Sequence[Any]) -> float:
+    """Floating-point operations of one call, counted on the module (a multiplication and an addition are two).
+
+    Matrix products and convolutions are counted, as torch's `FlopCounterMode` does. It does not see fused attention, so
+    transformers models compute theirs openly for the while.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fused = [m for m in module.modules() if hasattr(m, "set_attn_implementation")][:1]
+    before = [getattr(m.config, "_attn_implementation", None) or "eager" for m in fused]
+    for model in fused:
+        model.set_attn_implementation("eager")
+    try:
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            module(*arguments)
+    finally:
+        for model, kind in zip(fused, before, strict=True):
+            model.set_attn_implementation(kind)
+    return float(counter.get_total_flops())
+
+
 def labels_of(model: Model, count: int | None = None) -> tuple[list[str], tuple[str, ...]]:
     """The names of a model's classes, and a note where they are numbers only.
 

@@ -22,6 +22,7 @@ from accel.families._shared import (
     finite,
     labels_of,
     module_from,
+    operations,
     ranked,
     read_labels,
     run_by_shape,
@@ -92,6 +93,7 @@ class Waves(Part):
         spec = GraphSpec("model", (TensorSpec("input_values", "float32", axes),), (output,))
         names, remarks = cls.freeze(model, int(output.axes[-1]), settings, assets)
         graph = TorchGraph(spec, module_from(loaded.module, call), {"input_values": features})
+        settings["flops"] = _operations(graph.module, features, varies)
         recipe = Recipe(family, cls.task, {"model": spec}, settings, names, (*loaded.notes, *remarks))
         return LoadedModel({"model": graph}, recipe, loaded.module)
 
@@ -133,6 +135,24 @@ class Waves(Part):
         rows = [np.concatenate([o.ravel() for o in row]) for row in self.execute(session, batch, Options(), None)]
         width = max(map(len, rows))
         return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.float64)
+
+    def flops(self, lengths: Sequence[int]) -> float | None:
+        """Operations for sounds of so many samples, each in pieces of at most `MOST_SECONDS`."""
+        c2, c1, c0 = self.settings["flops"]
+        most = int(MOST_SECONDS * self.processor.rate)
+        pieces = [n for length in lengths for n in (*[most] * (length // most), length % most) if n]
+        return float(sum(c2 * n * n + c1 * n + c0 for n in pieces))
+
+
+def _operations(module: Any, features: Any, varies: bool) -> list[float]:
+    """Coefficients (c2, c1, c0) of the operations for a sound of so many samples."""
+    import numpy as np
+
+    if not varies:
+        return [0.0, 0.0, operations(module, [features[:1]])]
+    lengths = [features.shape[1] // 4, features.shape[1] // 2, features.shape[1]]
+    counts = [operations(module, [features[:1, :length]]) for length in lengths]
+    return [float(c) for c in np.polyfit(lengths, counts, 2)]
 
 
 def _logits(module: Any, values: Any) -> tuple[Any, ...]:

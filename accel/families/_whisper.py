@@ -15,7 +15,7 @@ from accel.core.tokenization import Tokenizer
 from accel.core.types import GraphSpec, Item, Model, Options, Recipe, TensorSpec
 from accel.families._cross import BATCH, cross_specs, decoder_graph
 from accel.families._parts import Part
-from accel.families._shared import EXAMPLE_SOUND, encode_each, freeze_tokenizer
+from accel.families._shared import EXAMPLE_SOUND, encode_each, freeze_tokenizer, operations
 from accel.families._waves import Sound, encode_sound
 from accel.families._writing import stops, write
 
@@ -55,6 +55,8 @@ class Whisper(Part):
             **_generation(loaded.module),
         }
         graphs = _graphs(loaded.module)
+        encoder = graphs["encoder"]
+        settings["flops"] = operations(encoder.module, [encoder.example["input_features"][:1]])
         specs = {name: graph.spec for name, graph in graphs.items()}
         notes = (*loaded.notes, *frozen.notes)
         recipe = Recipe(family, TASK, specs, settings, ("tokenizer.json",), notes)
@@ -147,6 +149,11 @@ class Whisper(Part):
         decoding = session.decode(self.recipe.graphs["decoder"], crossed, len(prompt) + 1)
         ids = np.array([prompt] * len(batch), np.int64)
         return np.concatenate([decoding.step(ids), decoding.step(ids[:, :1])], axis=1)
+
+    def flops(self, lengths: Sequence[int]) -> float | None:
+        """Operations for encoding sounds that fill so many samples of whole windows, without the text."""
+        window = (self.processor.window_s or 30.0) * self.processor.rate
+        return float(self.settings["flops"] * sum(lengths) / window)
 
 
 def _generation(module: Any) -> dict[str, Any]:

@@ -353,3 +353,13 @@ def test_bad_sounds_are_errors_in_their_place(tmp_path: Path) -> None:
 def test_a_task_that_is_not_offered_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="no task 'depth'"):
         Running(random_model("audio", "depth", {"model_type": "wav2vec2", **WAVE}), tmp_path / "m")
+
+
+def test_operations_grow_with_the_sound(tmp_path: Path) -> None:
+    config = {"model_type": "wav2vec2", **WAVE, "vocab_size": 12}
+    running = Running(random_model("audio", "audio-feature-extraction", config), tmp_path / "m")
+    short, long = running.family.flops([16000]), running.family.flops([48000])
+    assert short is not None and long is not None
+    assert 2.9 < long / short < 6
+    hour, half = running.family.flops([3600 * 16000]), running.family.flops([1800 * 16000])
+    assert hour == pytest.approx(2 * (half or 0))

@@ -224,3 +224,13 @@ def test_nan_weights_are_said_not_hidden(tmp_path: Path) -> None:
         running.loaded.module.layernorm.weight.fill_(float("nan"))
     with pytest.raises(NotANumber):
         running.answer()
+
+
+def test_operations_are_counted(tmp_path: Path) -> None:
+    running = Running(random_model("vision", "image-classification", MODELS[0]), tmp_path / "m")
+    once = running.family.flops([64 * 64])
+    tokens, width, inner = 17, 32, 48
+    layer = 2 * tokens * (4 * width * width + 2 * width * inner) + 4 * tokens * tokens * width
+    rest = 2 * 16 * (3 * 16 * 16) * width + 2 * width * 2
+    assert once == pytest.approx(2 * layer + rest)
+    assert running.family.flops([64 * 64] * 3) == pytest.approx(3 * (2 * layer + rest))

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from accel.core.bench import measured, statistics
+from accel.core.bench import control, measured, statistics
 from accel.core.bench.baselines import Baseline
 from accel.core.bench.environment import environment, versions
+from accel.core.bench.lanes import resource
 from accel.core.bench.measured import Outcome
 from accel.core.bench.process import Runtime, Settings, Visit
 from accel.core.bench.runner import Wanted
@@ -27,6 +28,7 @@ from accel.core.probe import ProbeError, run_child
 from accel.core.types import Model
 
 Word = Literal["slower", "faster", "same", "undecided", "failed", "new", "gone"]
+Way = Literal["twice", "identical", "stored"]
 #: one-sided level, corrected for the number of cells: the interval of 95 % excludes the threshold
 LEVEL = 0.025
 #: seconds of one stretch of a pair, and pairs of processes at least
@@ -74,13 +76,29 @@ class Old:
 
     Attributes:
         runtime: how to run it today; None where that is not possible.
-        same: it is the environment of this process.
+        plugins: digests of third-party plugins there, by kind and name.
+        same: interpreter, accel and libraries are those of this process.
         differences: (what, then, now) of what changed.
     """
 
     runtime: Runtime | None
+    plugins: dict[str, str]
     same: bool
     differences: tuple[tuple[str, str, str], ...]
+
+    def way(self, new: Outcome, old: Outcome) -> Way:
+        """How a cell can be compared: `twice` where the old side can run beside the new one, `identical` where all that
+        accel knows of is the same on both sides, else `stored`."""
+        if new.cell.benchmark:
+            return "stored"  # nobody knows what a user's own benchmark depends on
+        then = {name: old.identity.get(name) for name in ("model_digest", "engine_version", "plugins")}
+        if self.same and all(new.identity.get(name) == value for name, value in then.items()):
+            return "identical"
+        if self.runtime is None or new.identity.get("model_digest") != then["model_digest"]:
+            return "stored"
+        family = str(new.identity.get("family") or "")
+        here = [self.plugins.get(f"engines {new.cell.engine}", ""), self.plugins.get(f"families {family}", "")]
+        return "twice" if here == (then["plugins"] or ["", ""]) else "stored"
 
 
 def old_environment(baseline: Baseline) -> Old:
@@ -101,38 +119,63 @@ def old_environment(baseline: Baseline) -> Old:
         if had.get(name) != has.get(name)
     ]
     same = not any(name in ("python", "code", *had, *has) for name, _, _ in differences)
-    runtime = None
-    if baseline.own and not same:
-        runtime = _runtime(then)
-    return Old(runtime, same, tuple(differences))
+    runtime, plugins = _runtime(baseline) if baseline.own else (None, {})
+    return Old(runtime, plugins, same, tuple(differences))
 
 
-_ASK = """import json
-from accel.core.bench.environment import code_digest, versions
-print(json.dumps([code_digest(), versions()]))"""
+_ASK = """
+import json, sys
+from accel.core.bench.environment import code_digest, plugin_digest, versions
+plugins = {f"{kind} {name}": plugin_digest(kind, name) for kind, name in json.loads(sys.argv[1])}
+print(json.dumps([code_digest(), versions(), plugins]))
+"""
 
 
-def _runtime(then: dict[str, Any]) -> Runtime | None:
-    """The old environment, if it is still what it was."""
+def _runtime(baseline: Baseline) -> tuple[Runtime | None, dict[str, str]]:
+    """The old environment, if it is still what it was, and the digests of its plugins."""
+    then = baseline.environment
     interpreter, path = str(then.get("interpreter") or ""), tuple(map(str, then.get("path") or ()))
     if not os.access(interpreter, os.X_OK) or not path:
-        return None
+        return None, {}
+    wanted = {("engines", outcome.cell.engine) for outcome in baseline.cells.values()}
+    wanted |= {("families", str(outcome.identity.get("family") or "")) for outcome in baseline.cells.values()}
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     try:
-        code, found = json.loads(run_child([interpreter, "-P", "-c", _ASK], 60.0, variables))
+        answer = run_child([interpreter, "-P", "-c", _ASK, json.dumps(sorted(wanted))], 60.0, variables)
+        code, found, plugins = json.loads(answer)
     except (ProbeError, ValueError):
-        return None
-    return Runtime(interpreter, path) if code == then.get("code") and found == then.get("versions") else None
+        return None, {}
+    if code != then.get("code") or found != then.get("versions"):
+        return None, {}
+    return Runtime(interpreter, path), plugins
+
+
+def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> float:
+    """How much slower the machine itself may be than it was for the baseline: 1 where it is not, or nobody knows."""
+    key = control.cell().key
+    new = next((outcome for outcome in outcomes if outcome.cell.key == key), None)
+    old = baseline.cells.get(key)
+    if new is None or old is None or new.status != "ok":
+        return 1.0
+    found = _against(new, old, 1.0).ratio
+    if found is None or math.isnan(found.value):
+        return 1.0
+    return max(1.0, found.value if found.high is None else found.high)
 
 
 def stored(
-    outcomes: Sequence[Outcome], baseline: Baseline, threshold: float, skipped: Sequence[str] = ()
+    outcomes: Sequence[Outcome],
+    baseline: Baseline,
+    threshold: float,
+    skipped: Sequence[str] = (),
+    machine: float = 1.0,
 ) -> list[Comparison]:
     """Every cell against the stored numbers.
 
     Args:
         threshold: ratio from which a cell is slower: 1.03 for 3 %.
         skipped: keys of cells that were left out on purpose this time.
+        machine: what `machine_change` said; cells on the processor have to be slower than that too.
     """
     found: list[Comparison] = []
     for outcome in outcomes:
@@ -143,8 +186,8 @@ def stored(
         elif outcome.status != "ok":
             found.append(Comparison(key, "failed", note=outcome.reason))
         else:
-            found.append(_against(outcome, old, threshold))
-    known = {outcome.cell.key for outcome in outcomes} | set(skipped)
+            found.append(_against(outcome, old, threshold * (machine if resource(outcome.cell) == "host" else 1.0)))
+    known = {outcome.cell.key for outcome in outcomes} | set(skipped) | {control.cell().key}
     found += [
         Comparison(key, "gone", note="it was not measured this time") for key in baseline.cells if key not in known
     ]
@@ -251,7 +294,11 @@ def once_more(
     threshold: float,
     show: Callable[[str], None],
 ) -> Comparison:
-    """The new side measured anew in fresh processes, against the stored numbers of the old one."""
+    """The new side measured anew in fresh processes, against the stored numbers of the old one.
+
+    Args:
+        threshold: with what the machine itself is slower by already in it.
+    """
     again = Outcome(outcome.cell)
     state = State(again, model, share_s=wanted.max_time_s / LEAST_DUELS)
     while len(again.visits) < MOST_DUELS and state.spent_s < wanted.max_time_s and again.status == "ok":
@@ -290,3 +337,11 @@ def confirmed(first: Comparison, again: Comparison) -> Comparison:
     note = "it looked slower at first, but not when it was measured again"
     word: Word = "same" if again.word in ("same", "faster") else "undecided"
     return replace(again, word=word, confirmed=False, note=again.note or note)
+
+
+def excused(found: Comparison) -> Comparison:
+    """The verdict on a cell whose software is the same as in the baseline: then it is the machine that is slower."""
+    if found.word != "slower":
+        return found
+    note = "nothing that accel knows of differs from the baseline: the machine itself is slower"
+    return replace(found, word="undecided", note=note)

@@ -63,6 +63,21 @@ def code_digest() -> str:
     return digest([[file.relative_to(root).as_posix(), _crc(file)] for file in files])
 
 
+def plugin_digest(kind: str, name: str) -> str:
+    """Stands for the source of a plugin; empty for accel's own, which `code_digest` covers."""
+    from accel.core.errors import AccelError
+    from accel.core.registry import builtin_names, plugin_class
+
+    if not name or name in builtin_names(kind):
+        return ""
+    try:
+        module = sys.modules[plugin_class(kind, name).__module__]
+    except (AccelError, KeyError):
+        return "unknown"
+    file = getattr(module, "__file__", None)
+    return digest([str(_crc(Path(file)))]) if file else "unknown"
+
+
 def _crc(file: Path) -> int:
     import zlib
 

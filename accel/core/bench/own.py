@@ -6,8 +6,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from accel.core.bench import control
 from accel.core.bench.cells import Cell, Skipped, digest
 from accel.core.bench.matrix import Matrix, World
+from accel.core.bench.registry import CONTROL
 from accel.core.errors import InputError
 from accel.core.types import Device, Model
 from accel.core.worker import Worker
@@ -35,7 +37,7 @@ def add(matrix: Matrix, sources: Sequence[str], world: World, hw: str, threads: 
             found = worker.call("listing", timeout=IMPORT_S)["benchmarks"]
         for entry in found:
             name = entry["name"]
-            if name in matrix.benchmarks:
+            if name in matrix.benchmarks or name == control.NAME:
                 raise InputError(f"two benchmarks are called {name!r}", "give one of them another name")
             matrix.benchmarks[name] = model
             for where in entry["hardware"]:
@@ -54,6 +56,12 @@ def _add(matrix: Matrix, name: str, model: str, device: Device | Skipped, thread
         matrix.skipped.append(Skipped(cell, device.reason, device.hint))
     else:
         matrix.cells.append(cell)
+
+
+def add_control(matrix: Matrix) -> None:
+    """Adds the control of a comparison, see `accel.core.bench.control`."""
+    matrix.benchmarks[control.NAME] = _stand_in(CONTROL)
+    matrix.cells.append(control.cell())
 
 
 def _stand_in(source: str) -> Model:

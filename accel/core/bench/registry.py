@@ -16,6 +16,8 @@ under the entry-point group `accel.benchmarks`, whose value is the module that r
 
 from __future__ import annotations
 
+import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from typing import Any, ClassVar, TypeVar
 from accel.core.errors import InputError
 
 ENTRY_POINTS = "accel.benchmarks"
+#: accel's own benchmark, see there
+CONTROL = "accel.core.bench.control"
 
 
 class BenchmarkBase(ABC):
@@ -119,6 +123,8 @@ def load(source: str) -> dict[str, Registered]:
     try:
         if source.endswith(".py"):
             _import_file(source)
+        elif source == CONTROL:
+            importlib.import_module(CONTROL)
         else:
             _import_entry(source)
     except InputError:
@@ -137,7 +143,6 @@ def load(source: str) -> dict[str, Registered]:
 
 def _import_file(source: str) -> None:
     import importlib.util
-    import sys
     from pathlib import Path
 
     path = Path(source).expanduser().absolute()

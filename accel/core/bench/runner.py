@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from accel.core import prepared
 from accel.core.bench import lanes
 from accel.core.bench.cells import Cell, Skipped
+from accel.core.bench.environment import plugin_digest
 from accel.core.bench.journal import Found, Journal
 from accel.core.bench.matrix import Matrix, refine
 from accel.core.bench.measured import Outcome
@@ -305,4 +306,5 @@ def identity(cell: Cell, model: Model) -> dict[str, Any]:
         "revision": model.revision,
         "family": model.family,
         "engine_version": engine(cell.engine).version(),
+        "plugins": [plugin_digest("engines", cell.engine), plugin_digest("families", model.family)],
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import results
-from accel.core.bench import baselines, budgets, compare, journal, measured, own
+from accel.core.bench import baselines, budgets, compare, control, journal, lanes, measured, own
 from accel.core.bench.cells import Skipped, digest
 from accel.core.bench.environment import environment
 from accel.core.bench.matrix import Axes, Matrix, World, expand
@@ -151,6 +151,8 @@ def carry_out(order: Order | None, gates: Gates, listener: Listener, *, resume: 
     own.add(matrix, order.benchmarks, world, order.axes.hw, order.axes.threads)
     if not matrix.cells:
         raise _nothing(matrix, world, order)
+    if gates.save_as or gates.baseline:
+        own.add_control(matrix)
     where = environment()
     with journal.opened(_sweep_id(order, matrix)) as log:
         found = log.read() if resume else None
@@ -164,8 +166,9 @@ def carry_out(order: Order | None, gates: Gates, listener: Listener, *, resume: 
         sweep = Sweep(matrix, order.wanted, listener, log, _Store(run, order, where, listener).keep, found)
         try:
             outcomes = sweep.run()
-        except (KeyboardInterrupt, SystemExit):
-            listener.warn("interrupted: what was measured is kept, and accel bench --resume goes on from there")
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal, or the time limit of the command
+                listener.warn("interrupted: what was measured is kept, and accel bench --resume goes on from there")
             raise
         report = _report(order, sweep, outcomes, run, where, started)
         _merge(listener)
@@ -228,6 +231,8 @@ class _Store:
 
     def keep(self, outcome: Outcome) -> None:
         """Appends one cell; it is in the journal already, so a failure here loses nothing."""
+        if outcome.cell.benchmark == control.NAME:
+            return
         try:
             results.append(measured.record(outcome, self._run, self._order.wanted.target, self._where))
         except TransferError as error:
@@ -247,7 +252,7 @@ def _report(
     order: Order, sweep: Sweep, outcomes: Sequence[Outcome], run: str, where: dict[str, Any], started: float
 ) -> Report:
     target = order.wanted.target
-    cells = [measured.describe(outcome, target) for outcome in outcomes]
+    cells = [measured.describe(outcome, target) for outcome in outcomes if outcome.cell.benchmark != control.NAME]
     left_out = [Outcome(s.cell, "skipped", "skipped", s.reason, s.hint) for s in sweep.skipped]
     cells += [measured.describe(outcome, target) for outcome in left_out]
     shown = {name: value for name, value in where.items() if name not in ("path", "code")}
@@ -265,36 +270,42 @@ def _compare(
     """Compares with the baseline; whatever looks slower is measured again before it is called so."""
     threshold = gates.threshold or 1.03
     old = compare.old_environment(baseline)
-    found = compare.stored(report.outcomes, baseline, threshold, [s.cell.key for s in report.skipped])
-    by_key = {outcome.cell.key: outcome for outcome in report.outcomes}
+    machine = compare.machine_change(report.outcomes, baseline)
+    outcomes = [outcome for outcome in report.outcomes if outcome.cell.benchmark != control.NAME]
+    found = compare.stored(outcomes, baseline, threshold, [s.cell.key for s in report.skipped], machine)
+    by_key = {outcome.cell.key: outcome for outcome in outcomes}
+    ways = {c.key: old.way(by_key[c.key], baseline.cells[c.key]) for c in found if c.p is not None}
     report.baseline = {
         "name": baseline.name,
         "created": baseline.created,
-        "old_can_run": old.runtime is not None or old.same,
+        "old_can_run": "twice" in ways.values(),
+        "machine_slower": machine - 1.0,
         "differences": [{"what": what, "then": then, "now": now} for what, then, now in old.differences],
     }
     report.threshold = gates.threshold
 
-    def duels(keys: Sequence[str], looks: str) -> dict[str, compare.Comparison]:
-        """Old and new in turn, or where the old cannot run the new once more against what is stored."""
+    def look(keys: Sequence[str], why: str) -> dict[str, compare.Comparison]:
+        """Fresh processes: old and new in turn, or where the old cannot run the new against what is stored."""
         again = []
         for key in keys:
-            outcome = by_key[key]
-            listener.show(f"{looks} {key}")
+            outcome, wanted = by_key[key], order.wanted
+            listener.show(f"{why} {key}")
             model = matrix.model(outcome.cell)
-            if old.runtime is not None or old.same:
+            if ways[key] == "twice":
                 duel = compare.Duel(
-                    order.wanted.settings, old.runtime, threshold, order.wanted.max_time_s, len(keys), listener.show
+                    wanted.settings, old.runtime, threshold, wanted.max_time_s, len(keys), listener.show
                 )
                 again.append(duel.fight(outcome, model))
             else:
-                again.append(compare.once_more(outcome, model, baseline, order.wanted, threshold, listener.show))
+                raised = threshold * (machine if lanes.resource(outcome.cell) == "host" else 1.0)
+                again.append(compare.once_more(outcome, model, baseline, wanted, raised, listener.show))
         return {c.key: c for c in compare.judged(again, threshold)}
 
-    comparable = [c.key for c in found if c.p is not None]
-    if old.runtime is not None:
-        first = duels(comparable, "comparing old and new:")
+    twice = [key for key, way in ways.items() if way == "twice"]
+    if twice:
+        first = look(twice, "old and new in turn:")
         found = [first.get(c.key, c) for c in found]
     suspects = [c.key for c in found if c.word == "slower"]
-    second = duels(suspects, "measuring again:") if suspects else {}
-    report.comparisons = [compare.confirmed(c, second[c.key]) if c.key in second else c for c in found]
+    second = look(suspects, "measuring again:") if suspects else {}
+    found = [compare.confirmed(c, second[c.key]) if c.key in second else c for c in found]
+    report.comparisons = [compare.excused(c) if ways.get(c.key) == "identical" else c for c in found]

@@ -23,9 +23,13 @@ DEEDS = {
     "random": "import numpy as np; outputs = {k: v + np.random.random() * 1e-6 for k, v in outputs.items()}",
     "wrong": "outputs = {k: -v for k, v in outputs.items()}",
     "plain": "pass",
-    # five percent of a run: a spin, not a sleep, whose overshoot would be larger
-    "slow": "end = time.perf_counter() + 0.05 * took\nwhile time.perf_counter() < end: pass",
 }
+
+
+def slower(share: float) -> str:
+    """A deed that makes a run longer by this share of it: a spin, since a sleep overshoots."""
+    return f"end = time.perf_counter() + {share} * took\nwhile time.perf_counter() < end: pass"
+
 
 ENGINE = '''
 """An engine for the tests: ONNX Runtime, and then a deed."""
@@ -82,17 +86,18 @@ PLUGIN = Evil
 '''
 
 
-def install(folder: Path, after: int = 0) -> Path:
+def install(folder: Path, after: int = 0, deeds: dict[str, str] = DEEDS) -> Path:
     """Writes the package of evil engines into `folder`, which has to be on the path of imports.
 
     Args:
         after: runs that go well before the deed.
+        deeds: instead of all of them.
     """
     package = folder / "evil_engines"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     entries = ["[accel.engines]"]
-    for word, deed in DEEDS.items():
+    for word, deed in deeds.items():
         indented = "\n".join(f"            {line}" for line in deed.splitlines())
         text = ENGINE.replace("{name}", f"evil-{word}").replace("{after}", str(after)).replace("{deed}", indented)
         (package / f"{word}_.py").write_text(text)

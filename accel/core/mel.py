@@ -156,6 +156,9 @@ class SoundProcessor:
         """The most seconds of sound that one call looks at; None is any length."""
         if self.kind == "Whisper":
             return float(self.settings.get("chunk_length") or 30)
+        if self.kind == "AST":
+            # windows of 400 samples, 160 apart
+            return (240 + 160 * float(self.settings.get("max_length") or 1024)) / self.rate
         return None
 
     def __call__(self, samples: Array) -> Array:

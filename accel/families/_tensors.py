@@ -140,12 +140,12 @@ def answers(outputs: Sequence[dict[str, Array]], batch: Sequence[Feeds]) -> list
 
 
 def comparable(recipe: Recipe, session: Session, batch: Sequence[Feeds]) -> Array:
-    """All outputs of each input as one row of numbers."""
+    """All outputs that are numbers, of each input as one row."""
     import numpy as np
 
-    rows = [
-        np.concatenate([np.ravel(v).astype(np.float64) for v in row.values()])
-        for row in execute(recipe, session, batch)
-    ]
+    rows = []
+    for outputs in execute(recipe, session, batch):
+        numbers = [np.ravel(v).astype(np.float64) for v in outputs.values() if v.dtype.kind in "biuf"]
+        rows.append(np.concatenate([np.zeros(1), *numbers]))
     width = max(map(len, rows))
     return np.stack([np.pad(row, (0, width - len(row))) for row in rows])

@@ -60,6 +60,11 @@ def encode_sound(item: Item, processor: SoundProcessor, most_s: float) -> Sound:
     return Sound(tuple(processor(p) for p in padded), len(samples))
 
 
+def several(pieces: Sequence[Any]) -> dict[str, int]:
+    """Says in an answer that its sound was cut into pieces."""
+    return {"pieces": len(pieces)} if len(pieces) > 1 else {}
+
+
 def example_features(settings: dict[str, Any], batch: int = 2) -> tuple[Any, bool]:
     """Features (batch, ...) of part of the example sound as a torch tensor, and whether their length can vary."""
     import torch
@@ -118,7 +123,8 @@ class Waves(Part):
         return [Item(audio=str(EXAMPLE_SOUND))]
 
     def encode(self, items: Sequence[Item], options: Options) -> list[Any]:
-        return encode_each(items, lambda item: encode_sound(item, self.processor, MOST_SECONDS))
+        most = self.processor.window_s or MOST_SECONDS
+        return encode_each(items, lambda item: encode_sound(item, self.processor, most))
 
     def execute(
         self, session: Session, batch: Sequence[Sound], options: Options, emit: Callable[[str], None] | None
@@ -137,9 +143,9 @@ class Waves(Part):
         return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.float64)
 
     def flops(self, lengths: Sequence[int]) -> float | None:
-        """Operations for sounds of so many samples, each in pieces of at most `MOST_SECONDS`."""
+        """Operations for sounds of so many samples, each in pieces of at most the model's window."""
         c2, c1, c0 = self.settings["flops"]
-        most = int(MOST_SECONDS * self.processor.rate)
+        most = int((self.processor.window_s or MOST_SECONDS) * self.processor.rate)
         pieces = [n for length in lengths for n in (*[most] * (length // most), length % most) if n]
         return float(sum(c2 * n * n + c1 * n + c0 for n in pieces))
 
@@ -208,7 +214,7 @@ class Letters(Waves):
 
     def answers(self, outputs: Sequence[Any], batch: Sequence[Any], options: Options) -> list[dict[str, Any]]:
         texts = ([self.text(finite(logits).argmax(axis=-1)) for logits in pieces] for pieces in outputs)
-        return [{"text": " ".join(filter(None, pieces))} for pieces in texts]
+        return [{"text": " ".join(filter(None, pieces)), **several(pieces)} for pieces in texts]
 
     def text(self, ids: Array) -> str:
         """The text of the likeliest token of each frame: repeats collapse, blanks go."""
@@ -281,8 +287,11 @@ class Labels(Waves):
         import numpy as np
 
         scores = sigmoid if self.settings["multiple"] else softmax
-        means = (np.mean([scores(finite(logits)) for logits in pieces], axis=0) for pieces in outputs)
-        return [{"labels": ranked(mean, self.labels, options.top_k)} for mean in means]
+        results = []
+        for pieces in outputs:
+            mean = np.mean([scores(finite(logits)) for logits in pieces], axis=0)
+            results.append({"labels": ranked(mean, self.labels, options.top_k), **several(pieces)})
+        return results
 
 
 class Embeddings(Waves):
@@ -308,4 +317,5 @@ class Embeddings(Waves):
         """The mean over the pieces of each sound."""
         import numpy as np
 
-        return [{"embedding": np.mean([finite(v) for v in pieces], axis=0).tolist()} for pieces in outputs]
+        means = (np.mean([finite(v) for v in pieces], axis=0).tolist() for pieces in outputs)
+        return [{"embedding": mean, **several(pieces)} for mean, pieces in zip(means, outputs, strict=True)]

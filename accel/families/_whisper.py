@@ -16,7 +16,7 @@ from accel.core.types import GraphSpec, Item, Model, Options, Recipe, TensorSpec
 from accel.families._cross import BATCH, cross_specs, decoder_graph
 from accel.families._parts import Part
 from accel.families._shared import EXAMPLE_SOUND, encode_each, freeze_tokenizer, operations
-from accel.families._waves import Sound, encode_sound
+from accel.families._waves import Sound, encode_sound, several
 from accel.families._writing import stops, write
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Whisper(Part):
         if errors:
             raise errors[0]
         texts = [self.tokenizer.decode(generated.tokens).strip() for _, generated in pieces]
-        answer: dict[str, Any] = {"text": " ".join(filter(None, texts))}
+        answer: dict[str, Any] = {"text": " ".join(filter(None, texts)), **several(pieces)}
         languages = [language for language, _ in pieces if language]
         return {**answer, "language": max(set(languages), key=languages.count)} if languages else answer
 

@@ -264,3 +264,82 @@ class TestSaving:
         (tmp_path / "file").write_text("")
         with pytest.raises(TransferError):
             save_png(np.zeros((2, 2), np.uint8), tmp_path / "file" / "below", "image")
+
+
+#: what the files on the hub look like: old names, sizes as numbers, keys that mean nothing here
+HUB: list[tuple[dict[str, Any], str, tuple[int, int]]] = [
+    (
+        {
+            "crop_size": 224,
+            "do_center_crop": True,
+            "do_normalize": True,
+            "do_resize": True,
+            "feature_extractor_type": "CLIPFeatureExtractor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "resample": 3,
+            "size": 224,
+        },
+        "CLIP",
+        (224, 224),
+    ),
+    (
+        {
+            "do_normalize": True,
+            "do_resize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "size": 224,
+        },
+        "ViT",
+        (224, 224),
+    ),
+    (
+        {
+            "crop_pct": 0.875,
+            "do_normalize": True,
+            "do_resize": True,
+            "feature_extractor_type": "ConvNextFeatureExtractor",
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+            "resample": 3,
+            "size": 224,
+        },
+        "ConvNext",
+        (224, 224),
+    ),
+    (
+        {
+            "do_normalize": True,
+            "do_resize": True,
+            "feature_extractor_type": "DetrFeatureExtractor",
+            "format": "coco_detection",
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+            "max_size": 1333,
+            "size": 800,
+        },
+        "Detr",
+        (800, 1202),
+    ),
+    (
+        {
+            "_valid_processor_keys": ["images", "do_resize"],
+            "do_convert_rgb": None,
+            "image_processor_type": "SiglipImageProcessor",
+            "processor_class": "SiglipProcessor",
+            "resample": 3,
+            "size": {"height": 224, "width": 224},
+        },
+        "Siglip",
+        (224, 224),
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "kind", "size"), HUB, ids=[kind for _, kind, _ in HUB])
+def test_files_of_the_hub_are_understood(tmp_path: Path, content: dict[str, Any], kind: str, size: Any) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    settings = image_settings.freeze(tmp_path, {"model_type": "vit"})
+    assert settings["kind"] == kind
+    assert ImageProcessor(settings)(load_image(data("chelsea.png"))).shape == (3, *size)

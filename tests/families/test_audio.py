@@ -268,11 +268,13 @@ def test_ast_labels_equal_transformers(tmp_path: Path) -> None:
         "id2label": {"0": "Speech", "1": "Music", "2": "Rain"},
     }
     running = Running(random_model("audio", "audio-classification", config), tmp_path / "m")
-    samples = load_sound(EXAMPLE_SOUND, 16000)
+    short = wav(tmp_path / "short.wav", load_sound(EXAMPLE_SOUND, 16000)[:20000])
+    samples = load_sound(short, 16000)
     values = ASTFeatureExtractor(max_length=128)(samples, sampling_rate=16000, return_tensors="pt")["input_values"]
     with torch.no_grad():
         expected = running.loaded.module(values).logits[0].softmax(-1).tolist()
-    (answer,) = running.answer()
+    answer, whole = running.answer([Item(0, audio=short), Item(1, audio=str(EXAMPLE_SOUND))])
+    assert whole["pieces"] == 3 and "pieces" not in answer
     scores = {entry["label"]: entry["score"] for entry in answer["labels"]}
     assert scores == pytest.approx(dict(zip(("Speech", "Music", "Rain"), expected, strict=True)), abs=1e-5)
 

@@ -253,7 +253,7 @@ class TestBareOnnx:
         assert answer["synthetic"] is True
         assert np.shape(answer["tensors"]["y"]) == (1, 2)
         assert answer == running.answer([Item(text="synthetic")])[0]
-        assert running.comparable().shape == (1, 3)
+        assert running.comparable().shape == (1, 4)
 
     @pytest.mark.parametrize(
         ("tensors", "message"),

@@ -62,12 +62,15 @@ def export(graph: TorchGraph, path: Path) -> None:
     Raises:
         IncompatibleError: an operator cannot be exported, or the export computes something else.
     """
-    ways: list[tuple[str, Callable[[], None]]] = [
-        *((f"opset {opset}", functools.partial(_export_dynamo, graph, path, opset)) for opset in OPSETS),
-        ("traced", functools.partial(_export_traced, graph, path)),
-    ]
+    ways: dict[str, Callable[[], None]] = {
+        **{f"opset {opset}": functools.partial(_export_dynamo, graph, path, opset) for opset in OPSETS},
+        "traced": functools.partial(_export_traced, graph, path),
+    }
     reasons: dict[str, object] = {}
-    for name, way in ways:
+    captured = True
+    for name, way in ways.items():
+        if not captured and name != "traced":
+            continue
         for leftover in path.parent.glob(f"{path.name}*"):
             leftover.unlink()
         try:
@@ -79,6 +82,8 @@ def export(graph: TorchGraph, path: Path) -> None:
             reasons[name] = error.message
         except Exception as error:  # the exporters raise whatever the model's own code raises
             reasons[name] = cause(error)
+            # torch's public name for it does not exist: what cannot be captured is so for every operator set
+            captured = type(error).__name__ != "TorchExportError"
     raise IncompatibleError(
         f"the graph {graph.spec.name!r} cannot be exported to ONNX: {next(iter(reasons.values()))}",
         "run it with --engine torch",
@@ -127,11 +132,16 @@ def _export_dynamo(graph: TorchGraph, path: Path, opset: int) -> None:
 
 
 def _export_traced(graph: TorchGraph, path: Path) -> None:
+    """The older exporter, which writes down what one execution did.
+
+    What depends on values or sizes in Python is lost that way, so its warnings of that are taken as refusals.
+    """
     import onnx
     import torch
 
     module, arguments = _positional(graph)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         torch.onnx.export(
             module,
             arguments,
@@ -142,6 +152,9 @@ def _export_traced(graph: TorchGraph, path: Path) -> None:
             dynamic_axes={t.name: _axes(t) for t in (*graph.spec.inputs, *graph.spec.outputs)},
             opset_version=17,
         )
+    for warning in said:
+        if issubclass(warning.category, torch.jit.TracerWarning):
+            raise IncompatibleError(f"tracing loses a decision: {cause(Exception(str(warning.message)))}")
     model = onnx.load(str(path))
     onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
 

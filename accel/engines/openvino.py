@@ -17,7 +17,7 @@ from accel.core.contracts import Decoding, EnginePlugin, Session, Source
 from accel.core.cpu import describe, limits
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
 from accel.core.fingerprint import engine_version
-from accel.core.types import GraphSpec, Plan, Recipe
+from accel.core.types import GraphSpec, Plan, Recipe, TensorSpec
 
 if TYPE_CHECKING:
     from accel.core.contracts import Tensors
@@ -46,6 +46,11 @@ def _library() -> Any:
     return openvino
 
 
+def _name(port: Any, specs: Sequence[TensorSpec]) -> str:
+    """The recipe's name of a port, which may also go by names of tensors that equal it."""
+    return next((spec.name for spec in specs if spec.name in port.names), str(port.any_name))
+
+
 class OpenVinoSession(Session):
     """One compiled graph and one request per graph of the recipe."""
 
@@ -53,8 +58,8 @@ class OpenVinoSession(Session):
         self.effective_precision = precision
         self._compiled = compiled
         self._specs = recipe.graphs
-        self._inputs = {name: [port.any_name for port in c.inputs] for name, c in compiled.items()}
-        self._outputs = {name: [port.any_name for port in c.outputs] for name, c in compiled.items()}
+        self._inputs = {n: [_name(port, recipe.graphs[n].inputs) for port in c.inputs] for n, c in compiled.items()}
+        self._outputs = {n: [_name(port, recipe.graphs[n].outputs) for port in c.outputs] for n, c in compiled.items()}
         self._requests = {name: c.create_infer_request() for name, c in compiled.items()}
 
     def run(self, graph: str, feeds: Tensors) -> Tensors:

@@ -194,6 +194,10 @@ class EnginePlugin(ABC):
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         """Every way this engine could run the recipe on the device within the given precisions, best guess first."""
 
+    def needs_export(self, plan: Plan) -> bool:
+        """Whether preparing the plan starts from the model's ONNX export, which can be the slowest step of a trial."""
+        return not self.needs_framework
+
     @abstractmethod
     def prepare(self, source: Source, plan: Plan, folder: Path) -> None:
         """Writes everything that `load` needs into an empty folder (a compiled graph, quantised weights).

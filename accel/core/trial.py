@@ -117,7 +117,8 @@ class Trial:
             reference = Path(folder) / "reference.npy"
             try:
                 own = self._open_reference(plans, reference)
-                for plan in plans:
+                # what is ready soonest goes first, since the time may end before the rest
+                for plan in sorted(plans, key=lambda p: engine(p.engine).needs_export(p)):
                     if plan is not own:
                         self._try(plan, reference)
                 self._time([c for c in self._open if c.worker])

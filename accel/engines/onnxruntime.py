@@ -122,6 +122,9 @@ class OnnxRuntimeEngine(EnginePlugin):
             ways += [("int8", "weights")] if recipe.family not in _CONVOLUTIONS else []
         return [Plan(device, platform, self.name, p, variant=v) for p, v in ways if p in precisions]
 
+    def needs_export(self, plan: Plan) -> bool:
+        return plan.variant != "gqa"
+
     def prepare(self, source: Source, plan: Plan, folder: Path) -> None:
         """See `EnginePlugin.prepare`. Writes `<graph>.onnx` and `<graph>.onnx.data` per graph."""
         for graph in source.recipe.graphs:

@@ -24,6 +24,7 @@ from accel.core.types import Item, Model, Options, Plan, Recipe
 if TYPE_CHECKING:
     from accel.core.contracts import ModelPlugin, Session
     from accel.core.planner import Wish
+    from accel.core.worker import Worker
 
 SCHEMA = "accel.run/1"
 
@@ -84,6 +85,7 @@ class Runner:
         self._recipe: Recipe | None = None
         self._family: ModelPlugin | None = None
         self._session: Session | None = None
+        self._worker: Worker | None = None
         self.current: Plan | None = None
 
     @property
@@ -92,11 +94,8 @@ class Runner:
         if self._recipe is None:
             found = prepared.read_recipe(self.model)
             if found is None:
-                from accel.core.worker import Worker
-
                 self._show("loading the model")
-                with Worker(self.model, (), self.options, self.wish.memory_limit) as worker:
-                    worker.call("build")
+                self._cold_worker().call("build")
                 found = prepared.read_recipe(self.model)
                 if found is None:
                     raise TransferError(f"what was prepared for {self.model.name} is gone", "run it again")
@@ -125,8 +124,10 @@ class Runner:
         from accel.core.evidence import Shape
         from accel.core.planner import choose
 
-        plain = [i for i in items if i.tensors is None]
-        return choose(self.model, self.recipe, plain, self.options, Shape(batch, length), self.wish, count, self._show)
+        return choose(
+            self.model, self.recipe, items, self.options, Shape(batch, length), self.wish, count, self._show,
+            self._cold_worker,
+        )  # fmt: skip
 
     def start(self, plan: Plan, *, single: bool = False) -> Plan:
         """Opens the session of a plan, preparing it when it is not ready. Returns the plan as it really runs.
@@ -134,9 +135,13 @@ class Runner:
         Raises:
             AccelError: the engine cannot run it.
         """
-        self.close()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
         chosen = engine(plan.engine)
         folder = prepared.find(self.model, plan)
+        if folder is not None or chosen.needs_framework:
+            self._dismiss()  # its memory is needed here
         if folder is None or chosen.needs_framework:
             session = self._start_cold(plan, folder)
         else:
@@ -161,15 +166,29 @@ class Runner:
             self._show("loading the model with torch")
             limit_memory(self.wish.memory_limit)
             return open_session(ModelSource(self.model), plan)
-        from accel.core.worker import Worker, to_json
+        from accel.core.worker import to_json
 
         self._show(f"preparing the model for {plan.engine}")
-        with Worker(self.model, (), self.options, self.wish.memory_limit) as worker:
-            worker.call("prepare", plan=to_json(plan))
+        self._cold_worker().call("prepare", plan=to_json(plan))
+        self._dismiss()
         folder = prepared.find(self.model, plan)
         if folder is None:
             raise TransferError(f"what was prepared for {plan.engine} is gone", "run it again")
         return chosen.load(folder, self.recipe, plan)
+
+    def _cold_worker(self) -> Worker:
+        """The process that loads the model with its framework: one for recipe, trial and preparation."""
+        from accel.core.worker import Worker
+
+        if self._worker is None or not self._worker.alive:
+            self._dismiss()
+            self._worker = Worker(self.model, (), self.options, self.wish.memory_limit)
+        return self._worker
+
+    def _dismiss(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     @property
     def session(self) -> Session:
@@ -273,7 +292,8 @@ class Runner:
         }
 
     def close(self) -> None:
-        """Closes the session."""
+        """Closes the session and ends the process that prepared it."""
+        self._dismiss()
         if self._session is not None:
             self._session.close()
             self._session = None

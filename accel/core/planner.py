@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel.core import evidence
 from accel.core.agreement import EXACT
@@ -17,6 +17,9 @@ from accel.core.errors import AccelError, GateError, IncompatibleError, Unavaila
 from accel.core.evidence import Shape, Verdict
 from accel.core.registry import engine, names
 from accel.core.types import PRECISIONS, Item, Model, Options, Plan, Recipe
+
+if TYPE_CHECKING:
+    from accel.core.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class Wish:
         trial: whether an unknown workload may be tried out.
         budget_s: time that the trial may take.
         memory_limit: bytes, or None.
-        explicit: the user named the devices, so that a plan on one of them counts as requested.
     """
 
     devices: tuple[tuple[str, str], ...]
@@ -43,7 +45,6 @@ class Wish:
     trial: bool = True
     budget_s: float = 60.0
     memory_limit: int | None = None
-    explicit: bool = False
 
     @property
     def floor(self) -> float:
@@ -194,8 +195,12 @@ def choose(
     wish: Wish,
     count: int | None,
     show: Callable[[str], None] = lambda _: None,
+    worker: Callable[[], Worker] | None = None,
 ) -> Plan:
     """The plan for a workload (DESIGN: measured, trial, predicted, priority).
+
+    Args:
+        worker: gives a process that may have the model loaded already, for a trial.
 
     Raises:
         UnavailableError, IncompatibleError: nothing can run it. GateError: nothing agrees within the tolerance.
@@ -212,7 +217,7 @@ def choose(
         return by_priority(plans, "no measurement of this workload, and --no-trial: first of the priority table")
     from accel.core.trial import Trial
 
-    verdicts = Trial(model, items, options, shape, wish, show).run(plans)
+    verdicts = Trial(model, items, options, shape, wish, show, worker).run(plans)
     best = _best(verdicts, wish, shape, count, "trial")
     if best is not None:
         return best

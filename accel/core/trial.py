@@ -22,7 +22,7 @@ from accel.core.evidence import Evidence, Shape, Verdict, current_version
 from accel.core.planner import Wish
 from accel.core.registry import engine
 from accel.core.types import Item, Model, Options, Plan
-from accel.core.worker import Worker, to_json
+from accel.core.worker import Worker, items_to_json, to_json
 
 #: time of one candidate in one round, seconds
 ROUND_S = 0.15
@@ -79,6 +79,7 @@ class Trial:
     Args:
         items: the inputs of one batch, as the user gave them; the task's example when empty.
         show: called with a line about what is going on.
+        first: gives the process to load the reference in, which may have the model loaded already; its owner ends it.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Trial:
         shape: Shape,
         wish: Wish,
         show: Callable[[str], None] = lambda _: None,
+        first: Callable[[], Worker] | None = None,
     ) -> None:
+        self._first = first or self._worker
         self.model, self.items, self.shape, self.wish, self.show = model, items, shape, wish, show
         self.options = dataclasses.replace(
             options,
@@ -146,10 +149,11 @@ class Trial:
 
     def _open_reference(self, plans: Sequence[Plan], reference: Path) -> Plan | None:
         """Opens and times the reference, and returns the plan that it is, if it is one of those asked for."""
-        started = time.monotonic()
-        worker = self._worker()
+        worker = self._first()
+        started = worker.started
         try:
             self.show("loading the reference: fp32 torch")
+            worker.call("take", items=items_to_json(self.items), options=to_json(self.options))
             opened = worker.call("open", plan=None, reference=True)
             load_s = time.monotonic() - started
             worker.call("save", path=str(reference))

@@ -37,6 +37,11 @@ def to_json(value: Any) -> Any:
     return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
 
 
+def items_to_json(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Inputs for a far end; those that are tensors stay here."""
+    return [to_json(item) for item in items if item.tensors is None]
+
+
 def model_from_json(data: dict[str, Any]) -> Model:
     """Reads a model that `to_json` wrote."""
     folder = Path(data["folder"]) if data["folder"] else None
@@ -104,12 +109,14 @@ class Worker:
         self._start = {
             "op": "start",
             "model": to_json(model),
-            "items": [to_json(i) for i in items if i.tensors is None],
+            "items": items_to_json(items),
             "options": to_json(options or Options()),
             "memory_limit": memory_limit,
             **(extra or {}),
         }
         self._started = False
+        #: when the process was started, on the monotonic clock
+        self.started = time.monotonic()
         #: whether the process can be called again
         self.alive = True
 
@@ -224,12 +231,20 @@ class Far:
         self.options = _options_from_json(request["options"])
         self.source = ModelSource(model, items_from_json(request["items"]))
         self.family = self.source.family()
-        items = self.items(request)
+        self._encode(self.items(request))
+        self.session: Any = None
+
+    def _encode(self, items: Sequence[Item]) -> None:
         encoded = self.family.preprocess_inputs(items, self.options)
         self.batch = [e for e in encoded if not isinstance(e, Exception)]
         if not self.batch:
             raise next(e for e in encoded if isinstance(e, Exception))
-        self.session: Any = None
+
+    def take(self, items: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, Any]:
+        """Changes the inputs of the batch (the task's own example when there are none) and the options."""
+        self.options = _options_from_json(options)
+        self._encode(items_from_json(items) or self.family.example_items())
+        return {}
 
     def items(self, request: dict[str, Any]) -> list[Item]:
         """The inputs of the batch: those given, else the task's own example."""

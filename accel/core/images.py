@@ -185,11 +185,6 @@ class ImageProcessor:
         )
         return cls({**config, "kind": processor_kind(name)})
 
-    @property
-    def masks(self) -> bool:
-        """Whether the model also takes a pixel mask, because pictures of different sizes are padded."""
-        return bool(self.settings.get("do_pad")) and "Detr" in self.kind and self.kind != "RTDetr"
-
     def __call__(self, image: Image.Image) -> Array:
         """(3, height, width) float32 from an RGB image."""
         import numpy as np
@@ -344,24 +339,6 @@ def processor_kind(name: str) -> str:
     for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(suffix)
     return name
-
-
-def stack_pictures(pictures: Sequence[Array]) -> tuple[Array, Array]:
-    """Pads (3, height, width) tensors with zeros at the right and bottom to one batch.
-
-    Returns:
-        pixel_values (batch, 3, height, width) float32 and pixel_mask (batch, height, width) int64, 1 where pixels are.
-    """
-    import numpy as np
-
-    height = max(p.shape[1] for p in pictures)
-    width = max(p.shape[2] for p in pictures)
-    batch = np.zeros((len(pictures), 3, height, width), dtype=np.float32)
-    mask = np.zeros((len(pictures), height, width), dtype=np.int64)
-    for row, picture in enumerate(pictures):
-        batch[row, :, : picture.shape[1], : picture.shape[2]] = picture
-        mask[row, : picture.shape[1], : picture.shape[2]] = 1
-    return batch, mask
 
 
 def save_png(pixels: Array, folder: Path, stem: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from accel.core.contracts import LoadedModel, Session
 from accel.core.errors import IncompatibleError, InputError, UnavailableError
+from accel.core.images import ImageProcessor
 from accel.core.types import Item, Model, Options
 from accel.families import _tensors
 from accel.families._pictures import CLASSIFY, FEATURES, PictureFamily
@@ -70,7 +71,8 @@ class Cnn(PictureFamily):
             _fill(module, model)
         module = module.to(torch.float32).eval()
         module.requires_grad_(False)
-        settings = {"processor": dict(model.entry.get("preprocessor") or EFFICIENTNET_LITE)}
+        processor = ImageProcessor.from_config(model.entry.get("preprocessor") or EFFICIENTNET_LITE)
+        settings: dict[str, Any] = {"processor": processor.settings}
         return self.finish_classifier(model, module, lambda m, pixels: (m(pixels),), settings, assets, ())
 
     def example_items(self) -> list[Item]:

@@ -134,7 +134,7 @@ class Node:
         self.run("swarm", "connect", f"/ip4/127.0.0.1/tcp/{other.swarm_port}/p2p/{identity}")
 
     def __enter__(self) -> Node:
-        return self.start()
+        return self if self._process is not None else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()

@@ -178,6 +178,25 @@ class Store:
             raise missing(self, cid)
         return data
 
+    def make_durable(self, digests: Iterable[bytes]) -> None:
+        """Makes the containers of these blocks survive a loss of power: those that were fetched were not synced yet.
+
+        Raises:
+            TransferError: the disk is full or fails.
+        """
+        containers: set[str] = set()
+        for digest in digests:
+            containers.update(place.path for place in self.index.places(digest) if place.kind != "reference")
+        for path in sorted(containers):
+            try:
+                handle = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            except OSError as error:
+                raise failed("write", self.root / path, error) from error
+
     def has(self, cids: Iterable[Cid]) -> bool:
         """Whether the store records all of the blocks; does not read them."""
         digests = {cid.digest for cid in cids}

@@ -60,6 +60,8 @@ class Fetcher:
         self.served: dict[str, Served] = {}
         self.dropped: list[Dropped] = []
         self._said: dict[str, str] = {}
+        #: digests of the roots of files that were written into the store by this fetch
+        self.fresh: set[bytes] = set()
         self._kept_at = time.monotonic()
         self._root: Cid | None = None
 
@@ -168,18 +170,13 @@ class Fetcher:
         """Lists the content of a root, with its nodes brought here.
 
         Raises:
-            TransferError: not to be had, damaged or harmful. IncompatibleError: too large for the limit or the disk.
+            TransferError: not to be had, damaged or harmful. IncompatibleError: too large for the limit.
         """
         self._root = root
         adopt(self.store)
         if not root.is_raw and self.local(root) is None:
             self._stream(root)
-        free = _free_bytes(self.store.root)
-        limit = (free, "the free space of the disk")
-        if max_size is not None and max_size <= free:
-            limit = (max_size, "--max-size allows")
-        elif self.settings.offline:
-            limit = (_ABSURD, "any disk")
+        limit = (_ABSURD, "any disk") if max_size is None else (max_size, "--max-size allows")
         content = Walk(self.load, only, limit).run(root)
         self._writer.commit()
         self.store.index.touch([cid.digest for cid in content.nodes], self._lease.tick)
@@ -229,6 +226,35 @@ class Fetcher:
         self.dropped.append(Dropped(source.name if lied else f"the CAR stream of {source.name}", reason))
         self._scores.failed(source.name, lied=lied)
 
+    def check_room(self, content: Content, folder: Path, *, copied: bool) -> None:
+        """Refuses content that the disk of a folder has no room for, before anything is fetched.
+
+        Args:
+            copied: every file is going to be written there; otherwise those that the store has whole are not.
+
+        Raises:
+            IncompatibleError: there is no room.
+        """
+        needed = sum(file.size for file in content.files if copied or not self._whole(file))
+        held = sum(
+            path.stat().st_blocks * 512
+            for file in content.files
+            if (path := self.store.files / f"part-{file.cid}").exists()
+        )
+        free = _free_bytes(folder)
+        if needed - held > free:
+            raise IncompatibleError(
+                f"it needs {needed - held:,} bytes and the free space of the disk is {free:,}",
+                "free space (accel pin gc), take a part with --only, or name another disk with --output",
+                {"needed_bytes": needed - held, "free_bytes": free},
+            )
+
+    def _whole(self, file: File) -> bool:
+        index = self.store.index
+        if len(file.leaves) == 1:
+            return bool(index.known([file.cid.digest]))
+        return any(index.container_of(file.cid.digest, kind) is not None for kind in ("file", "reference"))
+
     def bring(self, content: Content, stage: Path | None = None) -> list[File]:
         """Brings every block of the content here.
 
@@ -257,6 +283,7 @@ class Fetcher:
                 if stage is None:
                     rows = [Row(leaf.cid, leaf.offset, leaf.length) for leaf in file.leaves]
                     self._writer.add_file(part, file.cid, rows)
+                    self.fresh.add(file.cid.digest)
                 else:
                     part.sync()
             self._writer.commit()
@@ -363,6 +390,8 @@ def _learn(files: Sequence[File], size: int) -> None:
 
 
 def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
     info = os.statvfs(folder)
     return info.f_bavail * info.f_frsize
 

@@ -123,7 +123,9 @@ class Job:
             return _inner(folder, content)
         made = trees.fresh(self.store.trees, f".{self.lease.id}-tree")
         try:
-            builder = trees.Builder(self.store, made, self.fetcher.supply, self.advance, home=True)
+            builder = trees.Builder(
+                self.store, made, self.fetcher.supply, self.advance, home=True, checked=self.fetcher.fresh
+            )
             builder.run(content)
             self.writer.commit()
             trees.settle(self.store, self.lease, builder, made, name, content.root)
@@ -235,8 +237,10 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
         if begin is not None:
             begin(content.size)
         if wish.output is not None and not wish.car:
+            job.fetcher.check_room(content, wish.output.absolute(), copied=True)
             path = job.output(content, wish.output)
         else:
+            job.fetcher.check_room(content, job.store.root, copied=False)
             job.fetcher.bring(content)
             path = _car(job, content, wish) if wish.car else job.home(content, wish.only)
         check_limit(content, wish.max_size)
@@ -290,6 +294,7 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
 
     with Job(Settings.current(offline=offline), advance) as job:
         content = job.look(root)
+        job.fetcher.check_room(content, job.store.root, copied=False)
         job.fetcher.bring(content)
         return job.home(content)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ CREATE TABLE trees (
     used INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+#: how long to wait for other processes
+_PATIENCE_S = 60.0
 #: SQLite takes at most this many parameters safely
 _BATCH = 500
 #: order in which copies of a block are tried: cheapest to trust first
@@ -117,12 +120,12 @@ class Index:
         self.path = path
         self._lock = threading.RLock()
         with self._guard():
-            self._con = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._con.execute("PRAGMA journal_mode=WAL")
-            self._con.execute("PRAGMA synchronous=FULL")
-            if not self._con.execute("SELECT name FROM sqlite_master WHERE name='meta'").fetchone():
+            self._con = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            self._execute("PRAGMA journal_mode=WAL")
+            self._execute("PRAGMA synchronous=FULL")
+            if not self._execute("SELECT name FROM sqlite_master WHERE name='meta'").fetchone():
                 self._create()
-            version = self._con.execute("SELECT value FROM meta WHERE key='version'").fetchone()
+            version = self._execute("SELECT value FROM meta WHERE key='version'").fetchone()
             if version is None:
                 raise IndexDamaged("it has no version")
             if check:
@@ -133,8 +136,22 @@ class Index:
                     "update accel, or move the home folder",
                 )
 
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Runs a statement that begins a transaction or is one.
+
+        SQLite waits for others by itself, except while they open a database for the first time or close it as the last.
+        """
+        ends = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._con.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > ends:
+                    raise
+                time.sleep(0.01)
+
     def _create(self) -> None:
-        self._con.execute("BEGIN IMMEDIATE")
+        self._execute("BEGIN IMMEDIATE")
         try:
             if not self._con.execute("SELECT name FROM sqlite_master WHERE name='meta'").fetchone():
                 for statement in _SCHEMA.split(";\n"):
@@ -179,7 +196,7 @@ class Index:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One durable transaction; nobody else writes meanwhile."""
         with self._guard():
-            self._con.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             try:
                 yield self._con
             except BaseException:
@@ -191,7 +208,7 @@ class Index:
     def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """The rows that a query gives."""
         with self._guard():
-            return self._con.execute(statement, values).fetchall()
+            return self._execute(statement, values).fetchall()
 
     def next_tick(self) -> int:
         """A number greater than any given out before."""

@@ -154,6 +154,7 @@ def _pin_content(request: Request, settings: Settings, begin: Begin | None, adva
         content = job.look(cid)
         if begin is not None:
             begin(content.size)
+        job.fetcher.check_room(content, job.store.root, copied=False)
         job.fetcher.bring(content)
         own = {b.digest for b in content.blocks()} - job.store.index.touch(
             {b.digest for b in content.blocks()}, job.lease.tick, owned=True
@@ -162,6 +163,7 @@ def _pin_content(request: Request, settings: Settings, begin: Begin | None, adva
             # some of it lies in files of the user only, which may change
             job.writer.put_new((b, job.store.require(b)) for b in content.blocks() if b.digest in own)
             job.writer.commit()
+        job.store.make_durable({b.digest for b in content.blocks()})
         before = Pins(job.store.root / "pins").get(cid)
         name = before.name if before is not None else ""
         pin = Pin(str(cid), name=name, size_bytes=content.size, source=job.fetcher.level, pinned_at=_now())

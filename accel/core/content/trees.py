@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 from accel.core import paths
@@ -58,6 +58,7 @@ class Builder:
         supply: gets blocks that the store lacks.
         home: the tree belongs to the store: large files are linked to their containers instead of copied.
         ready: files already complete below the target.
+        checked: digests of the roots of files whose containers were written, block by block checked, a moment ago.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Builder:
         *,
         home: bool = False,
         ready: Sequence[File] = (),
+        checked: Set[bytes] = frozenset(),
     ) -> None:
         self._store, self._target, self._supply, self._advance = store, target, supply, advance
         self._home = home
+        self._checked = checked
         self._ready = {file.path for file in ready}
         self._lacking: list[_Lack] = []
         #: bytes written that the store does not hold elsewhere
@@ -134,7 +137,10 @@ class Builder:
                 continue
             source = self._store.root / path
             with contextlib.suppress(OSError), source.open("rb") as opened:
-                if opened.seek(0, os.SEEK_END) != file.size or check_file(opened.fileno(), file, self._advance):
+                if opened.seek(0, os.SEEK_END) != file.size:
+                    continue
+                fresh = kind == "file" and file.cid.digest in self._checked
+                if not fresh and check_file(opened.fileno(), file, self._advance):
                     continue
                 if kind == "file":
                     os.link(source, target)

@@ -97,11 +97,17 @@ class Pusher:
 
 
 class FileWriter:
-    """A whole file on its way into the store, or into the user's folder. Chunks may come from several threads."""
+    """A whole file on its way into the store, or into the user's folder. Chunks may come from several threads.
 
-    def __init__(self, path: Path, size: int) -> None:
+    Args:
+        durable: it has to survive a loss of power. What is only fetched need not: it can be had again, and every use
+            checks it.
+    """
+
+    def __init__(self, path: Path, size: int, *, durable: bool = False) -> None:
         self.path = path
         self.size = size
+        self._durable = durable
         try:
             self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -130,10 +136,13 @@ class FileWriter:
             write_at(self.handle, [view], offset)
         except OSError as error:
             raise failed("write", self.path, error) from error
-        self._pusher.wrote(len(view))
+        if self._durable:
+            self._pusher.wrote(len(view))
 
     def sync(self) -> None:
-        """Makes the content durable."""
+        """Makes the content durable, where it has to be."""
+        if not self._durable:
+            return
         self._pusher.wait()
         try:
             os.fsync(self.handle)
@@ -263,7 +272,7 @@ class Writer:
 
     def new_file(self, size: int) -> FileWriter:
         """Starts a container for one whole file."""
-        writer = FileWriter(paths.ensure(self.store.files) / self.name(), size)
+        writer = FileWriter(paths.ensure(self.store.files) / self.name(), size, durable=True)
         self._made.append(writer.path)
         return writer
 

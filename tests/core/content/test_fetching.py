@@ -516,3 +516,57 @@ def test_errors_know_their_exit_status(content: tuple[Path, Cid, Blocks]) -> Non
     with pytest.raises(AccelError) as caught:
         getting.fetch(Wish(str(content[1])), OFFLINE)
     assert caught.value.exit_code == 5
+
+
+def test_content_larger_than_the_disk_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
+    from accel.core.content.cid import DAG_PB
+    from accel.core.content.dagpb import Link, encode
+    from accel.core.content.unixfs import file_data
+
+    leaf = b"x" * MIB
+    count = 1000
+    made = [(of(leaf), leaf)]
+    link, size = Link(of(leaf), b"", MIB), MIB
+    for _ in range(2):
+        block = encode([link] * count, file_data([size] * count))
+        made.append((of(block, DAG_PB), block))
+        link, size = Link(of(block, DAG_PB), b"", size * count), size * count
+    with Gateway(made) as gateway, pytest.raises(IncompatibleError, match="free space of the disk"):
+        fetch(made[-1][0], gateway, output=tmp_path / "out")
+    assert str(of(leaf)) not in gateway.asked
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_of_a_third_party(
+    content: tuple[Path, Cid, Blocks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that somebody installed; it offers the asynchronous contract and nothing else."""
+    source, root, blocks = content
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for cid, data in blocks:
+        (shelf / str(cid)).write_bytes(data)
+    package = tmp_path / "site"
+    (package / "accel_shelf-1.0.dist-info").mkdir(parents=True)
+    (package / "accel_shelf-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: accel-shelf\nVersion: 1.0\n"
+    )
+    (package / "accel_shelf-1.0.dist-info" / "entry_points.txt").write_text(
+        "[accel.storage]\nshelf = accel_shelf:Shelf\n"
+    )
+    (package / "accel_shelf.py").write_text(
+        "from pathlib import Path\n"
+        "from accel.core.contracts import StoragePlugin\n"
+        "class Shelf(StoragePlugin):\n"
+        "    name = 'shelf'\n"
+        f"    folder = Path({str(shelf)!r})\n"
+        "    async def store(self, data): raise NotImplementedError\n"
+        "    async def retrieve(self, id): return (self.folder / id).read_bytes()\n"
+        "    async def list_stored(self):\n"
+        "        for path in self.folder.iterdir(): yield path.name\n"
+    )
+    monkeypatch.syspath_prepend(str(package))
+    done = getting.fetch(Wish(str(root)), Settings((), None, 5.0, 4))
+    assert done.level == "store"
+    assert done.sources[0]["name"] == "shelf"
+    assert tree(done.path) == tree(source)

@@ -135,7 +135,7 @@ def test_two_entries_of_one_name(blocks: Blocks) -> None:
 
 
 def test_a_file_that_claims_to_be_huge(blocks: Blocks, tmp_path: Path) -> None:
-    """A few hundred bytes that claim to be an exabyte: the same nodes again and again."""
+    """A few blocks that claim to be an exabyte: the same nodes again and again."""
     leaf = blocks.raw(b"x" * 1000)
     size, link = 1000, leaf
     for _ in range(5):

@@ -153,10 +153,12 @@ class ModelPlugin(ABC):
     def execute(
         self, session: Session, batch: Sequence[Any], options: Options, emit: Callable[[str], None] | None = None
     ) -> list[Any]:
-        """Runs the encoded inputs as one batch and returns one raw output each. `emit` takes text as it is generated."""
+        """Runs the encoded inputs as one batch, one raw output each. `emit` takes text as it is generated."""
 
     @abstractmethod
-    def postprocess_outputs(self, outputs: Sequence[Any], batch: Sequence[Any], options: Options) -> list[dict[str, Any]]:
+    def postprocess_outputs(
+        self, outputs: Sequence[Any], batch: Sequence[Any], options: Options
+    ) -> list[dict[str, Any]]:
         """Turns raw outputs into answers, one JSON-ready dict each: `{"embedding": [...]}`, `{"text": ...}`, ..."""
 
     @abstractmethod

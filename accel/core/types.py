@@ -71,7 +71,8 @@ class Model:
         source: `local`, `package`, `hub`, `ipfs` or `catalogue` (configuration only, random weights).
         folder: the folder that holds its files, or None for `--weights random` without files.
         files: paths relative to `folder` that make up the model.
-        layout: how the files are read: `transformers`, `diffusers`, `onnx`, `gguf`, `python` (a factory of the catalogue).
+        layout: how the files are read: `transformers`, `diffusers`, `onnx`, `gguf`, or `python` (a factory that the
+            catalogue names).
         config: `config.json` as read (for diffusers `model_index.json`).
         digest: sha256 (hex) over the files' names and contents, or over the configuration for random weights.
         entry: the catalogue entry it came from, if any.
@@ -148,9 +149,7 @@ class Recipe:
             name: GraphSpec(g["name"], tensors(g["inputs"]), tensors(g["outputs"]), g["cache"])
             for name, g in data["graphs"].items()
         }
-        return cls(
-            data["family"], data["task"], graphs, data["settings"], tuple(data["assets"]), tuple(data["notes"])
-        )
+        return cls(data["family"], data["task"], graphs, data["settings"], tuple(data["assets"]), tuple(data["notes"]))
 
 
 @dataclass(frozen=True)

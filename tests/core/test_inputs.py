@@ -128,7 +128,8 @@ try:
     if not inputs.stdin_has_input():
         print(json.dumps("nothing"))
     else:
-        print(json.dumps([[len(w), [e.text if isinstance(e, Item) else str(e) for _, e in w]] for w in inputs.from_stdin()]))
+        windows = list(inputs.from_stdin())
+        print(json.dumps([[len(w), [e.text if isinstance(e, Item) else str(e) for _, e in w]] for w in windows]))
 except inputs.InputError as error:
     print(json.dumps(str(error)))
 """

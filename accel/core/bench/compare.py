@@ -31,10 +31,19 @@ Word = Literal["slower", "faster", "same", "undecided", "failed", "new", "gone"]
 Way = Literal["twice", "identical", "stored"]
 #: one-sided level, corrected for the number of cells: the interval of 95 % excludes the threshold
 LEVEL = 0.025
-#: seconds of one stretch of a pair, and pairs of processes at least
-STRETCH_S = 0.1
-LEAST_DUELS = 2
-MOST_DUELS = 8
+#: seconds of one stretch of a pair: short, so that the machine is the same for both
+STRETCH_S = 0.05
+#: numbers of pairs of processes at which a duel looks whether it is decided; the level is shared among the looks
+LOOKS = (8, 16, 32)
+#: measuring time of one process of a pair, seconds, at least
+LEAST_SHARE_S = 0.3
+#: quantiles of a stretch that are compared: the median, and lower ones for a busy machine
+QUANTILES = (0.5, 0.25, 0.1)
+#: how much calmer than the median a lower quantile has to be to take its place
+CALMER = 2.0
+#: visits of the new side that is measured once more, at least and at most
+LEAST_VISITS = 2
+MOST_VISITS = 8
 
 
 @dataclass(frozen=True)
@@ -150,17 +159,26 @@ def _runtime(baseline: Baseline) -> tuple[Runtime | None, dict[str, str]]:
     return Runtime(interpreter, path), plugins
 
 
-def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> float:
-    """How much slower the machine itself may be than it was for the baseline: 1 where it is not, or nobody knows."""
+def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> tuple[float, float]:
+    """How the machine itself may have changed since the baseline: at most 1 (it may be faster) and at least 1 (slower).
+
+    Both are 1 where nobody knows.
+    """
     key = control.cell().key
     new = next((outcome for outcome in outcomes if outcome.cell.key == key), None)
     old = baseline.cells.get(key)
     if new is None or old is None or new.status != "ok":
-        return 1.0
+        return 1.0, 1.0
     found = _against(new, old, 1.0).ratio
     if found is None or math.isnan(found.value):
-        return 1.0
-    return max(1.0, found.value if found.high is None else found.high)
+        return 1.0, 1.0
+    low, high = (found.value if bound is None else bound for bound in (found.low, found.high))
+    return min(1.0, low), max(1.0, high)
+
+
+def clear(found: Comparison, threshold: float) -> bool:
+    """Whether the stored numbers already show that a cell is not slower than the threshold."""
+    return found.ratio is not None and found.ratio.high is not None and found.ratio.high <= threshold
 
 
 def stored(
@@ -233,10 +251,14 @@ def _word(found: Comparison, p: float, threshold: float) -> Word:
 
 
 class Duel:
-    """New and old in turn, in fresh processes, until it is clear which it is or the time is over.
+    """New and old in turn, one fresh pair of processes after the other, until it is clear which it is.
+
+    Two processes of the same program differ by a percent or more for as long as they live, so a pair of processes is
+    one observation, however often it is measured. It is the median of the ratios of many short stretches, each of new
+    and old right after each other.
 
     Args:
-        runtime: of the old side; None for this process's own (then the two are the same, which shows what is noise).
+        runtime: of the old side.
         max_time_s: measuring time of each side.
         cells: how many cells are compared, for the correction.
     """
@@ -251,39 +273,69 @@ class Duel:
         show: Callable[[str], None],
     ) -> None:
         self.settings, self.runtime, self.threshold = settings, runtime, threshold
-        self.max_time_s, self.cells, self.show = max_time_s, max(1, cells), show
+        self.max_time_s, self.level, self.show = max_time_s, LEVEL / max(1, cells) / len(LOOKS), show
 
     def fight(self, outcome: Outcome, model: Model) -> Comparison:
-        """Compares one cell."""
+        """Compares one cell; its p is corrected for the number of looks."""
         key = outcome.cell.key
-        pairs: list[tuple[float, float]] = []
-        spent = 0.0
-        share = self.max_time_s / LEAST_DUELS / 2
-        for number in range(MOST_DUELS):
+        pairs: list[dict[float, float]] = []
+        times: list[tuple[float, float]] = []
+        spent, share = 0.0, LEAST_SHARE_S
+        while len(pairs) < LOOKS[-1] and (len(pairs) < LOOKS[0] or spent < self.max_time_s):
             new = State(Outcome(outcome.cell), model, share_s=share)
             old = State(Outcome(outcome.cell), model, share_s=share, runtime=self.runtime)
-            states = [new, old] if number % 2 == 0 else [old, new]
+            states = [new, old] if len(pairs) % 2 == 0 else [old, new]
             Group(states, self.settings, None, 0.0, self.show, stretch_s=STRETCH_S).visit()
             if new.outcome.status == "failed":
                 return Comparison(key, "failed", how="interleaved", note=new.outcome.reason)
             if old.outcome.status == "failed":
-                return Comparison(
-                    key, "undecided", how="interleaved", note=f"the old side failed: {old.outcome.reason}"
-                )
-            if not new.outcome.visits or not old.outcome.visits:
-                break
-            pairs += paired(new.outcome.visits[0], old.outcome.visits[0])
-            spent += new.spent_s
-            found, p = statistics.paired_ratio(pairs, threshold=self.threshold)
-            clear = p < LEVEL / self.cells or (found.high is not None and found.high < self.threshold)
-            if number + 1 >= LEAST_DUELS and (clear or spent >= self.max_time_s):
-                break
-        if not pairs:
-            return Comparison(key, "undecided", how="interleaved", note="there was no time to measure")
-        found, p = statistics.paired_ratio(pairs, threshold=self.threshold)
-        middle = len(pairs) // 2
-        news, olds = sorted(n for n, _ in pairs), sorted(o for _, o in pairs)
-        return Comparison(key, "undecided", found, p, 1e3 * olds[middle], 1e3 * news[middle], "interleaved")
+                why = f"the old side failed: {old.outcome.reason}"
+                return Comparison(key, "undecided", how="interleaved", note=why)
+            one, two = new.outcome.visits[0], old.outcome.visits[0]
+            found = paired(one, two)
+            if found:
+                pairs.append(found)
+                times.append((_middle(one), _middle(two)))
+            spent += max(new.spent_s, 1e-3)
+            # measuring takes at least as long as getting there, within the time for the least number of pairs
+            share = min(max(LEAST_SHARE_S, one.opening_s), max(LEAST_SHARE_S, self.max_time_s / LOOKS[0]))
+            if len(pairs) in LOOKS:
+                ratio, p, _ = decided(pairs, self.threshold)
+                if p < self.level or (ratio.high is not None and ratio.high < self.threshold):
+                    break
+        ratio, p, quantile = decided(pairs, self.threshold)
+        note = (
+            ""
+            if quantile == 0.5
+            else f"by the {100 * quantile:g} % quantile, which others on this machine disturb less"
+        )
+        new_s, old_s = (sorted(side)[len(times) // 2] for side in zip(*times, strict=True)) if times else (0.0, 0.0)
+        corrected = min(1.0, len(LOOKS) * p)
+        return Comparison(key, "undecided", ratio, corrected, 1e3 * old_s, 1e3 * new_s, "interleaved", None, note)
+
+
+def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[statistics.Ratio, float, float]:
+    """Ratio, p-value and the quantile they are of, from the logarithms of ratios of each pair of processes.
+
+    It is the median, unless others on the machine make it scatter much more than a lower quantile does. Scatter says
+    nothing about the direction, so the choice favours neither verdict.
+    """
+    import numpy as np
+
+    scatter = {
+        q: float(np.median(np.abs(v - np.median(v)))) for q in QUANTILES for v in [np.array([p[q] for p in pairs])]
+    }
+    best = min(scatter, key=lambda q: scatter[q]) if pairs else 0.5
+    chosen = best if pairs and scatter[0.5] > CALMER * scatter[best] else 0.5
+    ratio, p = statistics.signed_rank([pair[chosen] for pair in pairs], threshold=threshold)
+    return ratio, p, chosen
+
+
+def _middle(visit: Visit) -> float:
+    import numpy as np
+
+    part = measured.steady_part([visit])
+    return float(np.median(part.series)) if part is not None else 0.0
 
 
 def once_more(
@@ -300,8 +352,8 @@ def once_more(
         threshold: with what the machine itself is slower by already in it.
     """
     again = Outcome(outcome.cell)
-    state = State(again, model, share_s=wanted.max_time_s / LEAST_DUELS)
-    while len(again.visits) < MOST_DUELS and state.spent_s < wanted.max_time_s and again.status == "ok":
+    state = State(again, model, share_s=wanted.max_time_s / LEAST_VISITS)
+    while len(again.visits) < MOST_VISITS and state.spent_s < wanted.max_time_s and again.status == "ok":
         before = len(again.visits)
         Group([state], wanted.settings, None, wanted.target, show).visit()
         if len(again.visits) == before:
@@ -311,15 +363,22 @@ def once_more(
     return _against(again, baseline.cells[outcome.cell.key], threshold)
 
 
-def paired(new: Visit, old: Visit) -> list[tuple[float, float]]:
-    """Medians (new, old) of stretches that were measured right after each other, from the steady state on."""
+def paired(new: Visit, old: Visit) -> dict[float, float]:
+    """The logarithm of the ratio new to old of two processes, for each of `QUANTILES`.
+
+    It is the median over the stretches that were measured right after each other, from the steady state on. Empty where
+    there are none.
+    """
     import numpy as np
 
-    ours, theirs = _stretches(new), _stretches(old)
-    found = []
-    for one, two in zip(ours, theirs, strict=False):
-        if one and two:
-            found.append((float(np.median(one)), float(np.median(two))))
+    both = [(one, two) for one, two in zip(_stretches(new), _stretches(old), strict=False) if one and two]
+    found: dict[float, float] = {}
+    for level in QUANTILES:
+        ratios = [(float(np.quantile(one, level)), float(np.quantile(two, level))) for one, two in both]
+        logs = [math.log(a / b) for a, b in ratios if a > 0.0 and b > 0.0]
+        if not logs:
+            return {}
+        found[level] = float(np.median(logs))
     return found
 
 

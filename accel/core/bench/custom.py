@@ -12,7 +12,8 @@ from typing import Any
 from accel.core.bench import registry
 from accel.core.bench.far import LEAD_S, memory_use, settle, timed
 from accel.core.errors import InputError
-from accel.core.worker import limit_memory, main
+from accel.core.memory_limit import limit_memory
+from accel.core.worker import main
 
 
 class CustomFar:

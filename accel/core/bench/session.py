@@ -270,7 +270,7 @@ def _compare(
     """Compares with the baseline; whatever looks slower is measured again before it is called so."""
     threshold = gates.threshold or 1.03
     old = compare.old_environment(baseline)
-    machine = compare.machine_change(report.outcomes, baseline)
+    faster, machine = compare.machine_change(report.outcomes, baseline)
     outcomes = [outcome for outcome in report.outcomes if outcome.cell.benchmark != control.NAME]
     found = compare.stored(outcomes, baseline, threshold, [s.cell.key for s in report.skipped], machine)
     by_key = {outcome.cell.key: outcome for outcome in outcomes}
@@ -301,7 +301,8 @@ def _compare(
                 again.append(compare.once_more(outcome, model, baseline, wanted, raised, listener.show))
         return {c.key: c for c in compare.judged(again, threshold)}
 
-    twice = [key for key, way in ways.items() if way == "twice"]
+    clear = {c.key for c in found if compare.clear(c, threshold * faster)}
+    twice = [key for key, way in ways.items() if way == "twice" and key not in clear]
     if twice:
         first = look(twice, "old and new in turn:")
         found = [first.get(c.key, c) for c in found]

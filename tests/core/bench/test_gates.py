@@ -206,9 +206,44 @@ def test_stretches_pair_up_from_the_steady_state_on() -> None:
     slow = [0.02] * 10 + [0.01] * 90
     new = Visit(first_s=0.02, samples=[v * 1.1 for v in slow], marks=[10, 40, 70, 100])
     old = Visit(first_s=0.02, samples=slow, marks=[10, 40, 70, 100])
-    pairs = compare.paired(new, old)
-    assert len(pairs) == 3
-    assert all(n / o == pytest.approx(1.1) for n, o in pairs)
+    found = compare.paired(new, old)
+    assert set(found) == {0.5, 0.25, 0.1}
+    assert all(value == pytest.approx(np.log(1.1)) for value in found.values())
+    assert compare.paired(Visit(), old) == {}
+    assert compare.paired(Visit(samples=[0.0] * 100, marks=[100]), old) == {}
+
+
+def test_a_lower_quantile_decides_where_the_median_scatters() -> None:
+    random = np.random.default_rng(0)
+    calm = [{0.5: 0.05 + 0.01 * random.standard_normal(), 0.25: 0.05, 0.1: 0.05 + 0.009 * random.standard_normal()}
+            for _ in range(16)]  # fmt: skip
+    for pair in calm:
+        pair[0.25] = 0.05 + 0.009 * random.standard_normal()
+    ratio, p, level = compare.decided(calm, 1.03)
+    assert level == 0.5 and p < 0.025 and ratio.value == pytest.approx(np.exp(0.05), rel=0.01)
+    busy = [{**pair, 0.5: 0.05 + random.standard_normal()} for pair in calm]
+    ratio, p, level = compare.decided(busy, 1.03)
+    assert level in (0.25, 0.1) and p < 0.025
+    assert compare.decided([], 1.03)[1] == 1.0
+
+
+def test_the_machine_itself_may_have_changed() -> None:
+    def at(median: float) -> Outcome:
+        made = outcome(median, seed=4)
+        return Outcome(compare.control.cell(), visits=made.visits)
+
+    key = compare.control.cell().key
+    for factor, slower, faster in ((1.0, False, False), (1.3, True, False), (0.7, False, True)):
+        baseline = baselines.Baseline("b", True, 0.0, ENVIRONMENT, {key: at(0.001)})
+        low, high = compare.machine_change([at(0.001 * factor)], baseline)
+        assert (high > 1.2, low < 0.8) == (slower, faster)
+    assert compare.machine_change([], baseline) == (1.0, 1.0)
+    # a cell that is slower by no more than the machine is not slower
+    old = baselines.Baseline("b", True, 0.0, ENVIRONMENT, {CELL.key: outcome()})
+    (found,) = compare.stored([outcome(0.0125, seed=1)], old, 1.03, machine=1.3)
+    assert found.word != "slower"
+    (found,) = compare.stored([outcome(0.0125, seed=1)], old, 1.03)
+    assert found.word == "slower"
 
 
 def report(**more: Any) -> Report:

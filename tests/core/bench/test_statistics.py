@@ -142,25 +142,41 @@ def test_holm_corrects_as_in_the_textbook() -> None:
     assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_pairs_cancel_what_disturbs_both() -> None:
+def test_signed_ranks_are_those_of_the_tables() -> None:
+    values = [0.11, -0.02, 0.05, 0.07, 0.03, 0.09, -0.01, 0.06]
+    found, p = statistics.signed_rank(values)
+    # the two negative ones have ranks 1 and 2: five of the 256 signs give as large a sum
+    assert p == pytest.approx(5 / 256)
+    # with eight values the bounds are the fourth smallest and largest average (Hollander and Wolfe, table A.4)
+    averages = sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
+    assert found.low is not None and found.high is not None
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((averages[3], averages[-4]))
+    assert math.log(found.value) == pytest.approx((averages[17] + averages[18]) / 2)
+    few, p = statistics.signed_rank([1.0] * 5)
+    assert few.low is None and p == pytest.approx(1 / 32)
+    assert statistics.signed_rank([1.0] * 6)[0].low == pytest.approx(math.e)
+    assert statistics.signed_rank([])[1] == 1.0
+
+
+def test_signed_ranks_keep_their_level_and_find_what_is_there() -> None:
     random = np.random.default_rng(9)
-    outer, alarms, missed = 0, 0, 0
-    for _ in range(200):
-        drift = np.exp(np.cumsum(0.1 * random.standard_normal(40)))
-        noise = np.exp(0.01 * random.standard_normal((2, 40)))
-        same = list(zip(drift * noise[0], drift * noise[1], strict=True))
-        slower = [(1.05 * new, old) for new, old in same]
-        found, p = statistics.paired_ratio(same, threshold=1.0)
-        outer += not covers(found.low, found.high, 1.0)
+    outside, alarms, found = 0, 0, 0
+    for _ in range(400):
+        # heavy tails: what contention leaves
+        logs = 0.01 * random.standard_t(3, 16)
+        ratio, p = statistics.signed_rank(logs)
+        outside += not covers(ratio.low, ratio.high, 1.0)
         alarms += p < 0.025
-        missed += statistics.paired_ratio(slower, threshold=1.03)[1] >= 0.025
-    assert outer / 200 <= 0.08 and alarms / 200 <= 0.05 and missed / 200 <= 0.05
+        found += statistics.signed_rank(logs + math.log(1.05), threshold=1.03)[1] < 0.025
+    assert outside / 400 <= 0.08 and alarms / 400 <= 0.05 and found / 400 >= 0.95
 
 
-def test_few_or_unusable_pairs_decide_nothing() -> None:
-    found, p = statistics.paired_ratio([(2.0, 1.0)] * 3)
-    assert found.value == pytest.approx(2.0) and found.low is None and p > 0.05
-    assert statistics.paired_ratio([(1.0, 0.0)])[1] == 1.0
+def test_many_pairs_take_the_normal_form() -> None:
+    random = np.random.default_rng(3)
+    logs = 0.1 * random.standard_normal(61)
+    exact, p = statistics.signed_rank(logs[:60])
+    near, q = statistics.signed_rank(logs)
+    assert near.value == pytest.approx(exact.value, rel=0.01) and abs(p - q) < 0.1
 
 
 def test_precision_is_reached_by_more_samples_alone() -> None:

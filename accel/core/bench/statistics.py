@@ -367,9 +367,9 @@ def signed_rank(
 ) -> tuple[Ratio, float]:
     """The ratio new to old from logarithms of ratios that are independent of each other.
 
-    Hodges-Lehmann estimate with the interval and the one-sided p-value ("at most `threshold`") of Wilcoxon's signed-rank
-    test, exact for up to 60 of them (Hodges and Lehmann 1963, Annals of Mathematical Statistics 34; Hollander and Wolfe
-    1999, 3.1 to 3.3). It takes six pairs to bound a ratio with 95 %.
+    Hodges-Lehmann estimate with the interval and the one-sided p-value ("at most `threshold`") of Wilcoxon's
+    signed-rank test, exact for up to 60 of them (Hodges and Lehmann 1963, Annals of Mathematical Statistics 34;
+    Hollander and Wolfe 1999, 3.1 to 3.3). It takes six pairs to bound a ratio with 95 %.
     """
     import numpy as np
 

@@ -151,6 +151,19 @@ def override(values: Mapping[str, Any], where: str) -> None:
     _overrides.update({key.name: Setting(key, key.parse(raw, origin), origin) for key, raw in keys})
 
 
+def as_environment() -> dict[str, str]:
+    """The command-line layer as variables, for processes that this one starts."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return "null" if value is None else str(value)
+
+    return {_PREFIX + name.replace(".", "_").upper(): text(s.value) for name, s in _overrides.items()}
+
+
 def clear_overrides() -> None:
     """Forgets the command-line layer, for programs that run several commands in one process."""
     _overrides.clear()

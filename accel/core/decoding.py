@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accel.core.contracts import Decoding, Session
-from accel.core.errors import AccelError
+from accel.core.errors import AccelError, IncompatibleError
 from accel.core.types import GraphSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ PRESENT = "present."
 SAMPLED_FROM = 50
 
 
-class NotANumber(AccelError):
+class NotANumber(IncompatibleError):
     """The model's output is not a number: its weights are damaged, or the arithmetic overflowed."""
 
     kind = "not_a_number"

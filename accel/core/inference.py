@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel.core import prepared
 from accel.core.errors import AccelError, IncompatibleError, InputError, OutOfMemoryError, TransferError
+from accel.core.memory_limit import limit_memory
 from accel.core.paths import ensure, home
 from accel.core.registry import engine, family_class
 from accel.core.types import Item, Model, Options, Plan, Recipe
@@ -138,6 +139,7 @@ class Runner:
         if self._session is not None:
             self._session.close()
             self._session = None
+        limit_memory(self.wish.memory_limit)
         chosen = engine(plan.engine)
         folder = prepared.find(self.model, plan)
         if folder is not None or chosen.needs_framework:
@@ -161,10 +163,8 @@ class Runner:
         chosen = engine(plan.engine)
         if chosen.needs_framework:
             from accel.core.source import ModelSource, open_session
-            from accel.core.worker import limit_memory
 
             self._show("loading the model with torch")
-            limit_memory(self.wish.memory_limit)
             return open_session(ModelSource(self.model), plan)
         from accel.core.worker import to_json
 

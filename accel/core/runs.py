@@ -12,6 +12,7 @@ from accel.core import inputs
 from accel.core.bulk import BulkRun, auto_batch
 from accel.core.errors import AccelError, InputError, PartialError, TransferError
 from accel.core.inference import SCHEMA, Answer, Runner, ensure_writable_home, reject
+from accel.core.logs import profiled
 from accel.core.outputs import ResultWriter, open_writer
 from accel.core.planner import Wish
 from accel.core.types import PRECISIONS, Item, Options, Weights
@@ -121,15 +122,16 @@ def carry_out(request: Request, listener: Listener) -> None:
     temporary = ensure_writable_home(listener.warn)
     try:
         wish = make_wish(request)
-        model = resolve(
-            request.model,
-            revision=request.revision,
-            task=request.task,
-            weights=cast("Weights | None", request.weights),
-            refresh=request.refresh,
-            trust_remote_code=request.trust_remote_code,
-            progress=listener.transferred,
-        )
+        with profiled("resolve"):
+            model = resolve(
+                request.model,
+                revision=request.revision,
+                task=request.task,
+                weights=cast("Weights | None", request.weights),
+                refresh=request.refresh,
+                trust_remote_code=request.trust_remote_code,
+                progress=listener.transferred,
+            )
         runner = Runner(model, request.options, wish, listener.show, listener.warn)
         try:
             if request.input_file is not None:
@@ -146,14 +148,20 @@ def carry_out(request: Request, listener: Listener) -> None:
 
 
 def _few(request: Request, runner: Runner, listener: Listener) -> None:
-    items = [request.item] if request.item is not None else runner.family.example_items()
-    encoded = [reject(e) for e in runner.encode(items)]
+    with profiled("recipe"):
+        items = [request.item] if request.item is not None else runner.family.example_items()
+    with profiled("preprocess"):
+        encoded = [reject(e) for e in runner.encode(items)]
     length = max(e.length for e in encoded)
     graphs = runner.recipe.graphs
     single = len(items) == 1 and len(graphs) == 1 and not any(g.cache for g in graphs.values())
-    runner.start(runner.plan(items, length, len(items), len(items)), single=single)
+    with profiled("plan"):
+        plan = runner.plan(items, length, len(items), len(items))
+    with profiled("open"):
+        runner.start(plan, single=single)
     emit: Callable[[str], None] | None = listener.emit if listener.streams and len(items) == 1 else None
-    results = runner.execute(range(len(items)), encoded, emit)
+    with profiled("execute"):
+        results = runner.execute(range(len(items)), encoded, emit)
     for result in results:
         if not isinstance(result, Answer):
             raise result[1]

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from accel.core import errors
+from accel.core import config, errors
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError
+from accel.core.memory_limit import limit_memory
 from accel.core.types import Item, Model, Options, Plan
 
 #: seconds between two looks at whether the process still lives
@@ -90,7 +91,7 @@ class Worker:
         python: tuple[str, Sequence[str]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        variables = {**os.environ, **(environment or {})}
+        variables = {**os.environ, **config.as_environment(), **(environment or {})}
         interpreter, path = python or (sys.executable, sys.path)
         # the working directory may hold another accel
         safe = ["-P"] if python else []
@@ -306,14 +307,6 @@ class Far:
             self.family.execute(self.session, self.batch, self.options)
             samples.append(time.perf_counter() - started)
         return {"samples": samples}
-
-
-def limit_memory(limit: int | None) -> None:
-    """Bounds the private memory of this process (bytes); going past it is a MemoryError instead of a killed machine."""
-    if limit:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _has_ended(pid: int) -> bool:

@@ -158,6 +158,7 @@ class TestWhisper:
             assert tokens[: len(pieces[0][1].tokens)] == [t for t in pieces[0][1].tokens if t < 290]
         assert {a["language"] for a in running.answer(noises, Options(max_new_tokens=4))} <= {"en", "de", "fr"}
 
+    @pytest.mark.slow
     def test_the_export_agrees_with_torch(self, tmp_path: Path) -> None:
         running = Running(random_model("audio", "automatic-speech-recognition", WHISPER), tmp_path / "m")
         expected, answers = running.comparable(), running.answer(options=Options(max_new_tokens=8))
@@ -244,7 +245,7 @@ class TestLetters:
 @pytest.mark.parametrize(
     "task",
     [
-        "audio-feature-extraction",
+        pytest.param("audio-feature-extraction", marks=pytest.mark.slow),
         pytest.param("automatic-speech-recognition", marks=pytest.mark.slow),
         pytest.param("audio-classification", marks=pytest.mark.slow),
     ],

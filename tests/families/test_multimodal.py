@@ -149,7 +149,8 @@ class TestContrast:
         (error,) = running.family.preprocess_inputs([Item(0)], Options())
         assert isinstance(error, InputError)
 
-    @pytest.mark.parametrize("config", [CLIP, pytest.param(SIGLIP, marks=pytest.mark.slow)], ids=["clip", "siglip"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("config", [CLIP, SIGLIP], ids=["clip", "siglip"])
     def test_the_export_agrees_with_torch(self, tmp_path: Path, config: dict[str, Any]) -> None:
         running = Running(random_model("multimodal", "zero-shot-image-classification", config), tmp_path / "m")
         expected = running.comparable(self.items())

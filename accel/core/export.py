@@ -156,7 +156,21 @@ def _export_traced(graph: TorchGraph, path: Path) -> None:
         if issubclass(warning.category, torch.jit.TracerWarning):
             raise IncompatibleError(f"tracing loses a decision: {cause(Exception(str(warning.message)))}")
     model = onnx.load(str(path))
-    onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
+    save(model, path)
+
+
+def save(model: Any, path: Path) -> None:
+    """Writes an `onnx.ModelProto` with its weights beside it in `<name>.data`.
+
+    onnx's own function for that looks for the file of weights in the current folder, and refuses if one is there.
+    """
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    for tensor in model.graph.initializer:
+        if tensor.HasField("raw_data") and len(tensor.raw_data) >= 1024:
+            set_external_data(tensor, f"{path.name}.data")
+    onnx.save_model(model, str(path))
 
 
 def axis_sizes(graph: TorchGraph) -> dict[str, int]:

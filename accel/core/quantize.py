@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core.errors import IncompatibleError, UnavailableError
-from accel.core.export import cause, quiet
+from accel.core.export import cause, quiet, save
 
 if TYPE_CHECKING:
     from accel.core.contracts import Tensors
@@ -39,17 +40,16 @@ def dynamic(source: Path, target: Path, *, narrow: bool) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _failing("dynamic"), quiet():
+    with _failing("dynamic"), quiet(), _writing(target) as unique:
         quantize_dynamic(
             str(source),
-            str(target),
+            str(unique),
             per_channel=True,
             reduce_range=narrow,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
             use_external_data_format=True,
         )
-    _prove(target)
 
 
 def blockwise(source: Path, target: Path) -> None:
@@ -60,14 +60,13 @@ def blockwise(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    with _failing("weights"), quiet():
+    with _failing("weights"), quiet(), _writing(target) as unique:
         # accuracy level 4 is the one at which ONNX Runtime multiplies in int8
         quantizer = MatMulNBitsQuantizer(
             onnx.load(str(source)), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
         )
         quantizer.process()
-        quantizer.model.save_model_to_file(str(target), True)
-    _prove(target)
+        quantizer.model.save_model_to_file(str(unique), True)
 
 
 def calibrated(
@@ -93,19 +92,19 @@ def calibrated(
             return next(self.feeds, None)
 
     reader = Reader()
-    with _failing("calibrated"), quiet(), tempfile.TemporaryDirectory(prefix="accel-quantize-") as scratch:
-        flat = Path(scratch) / "flat.onnx"
+    with _failing("calibrated"), quiet(), _writing(target) as unique:
+        flat = unique.with_name("flat.onnx")
         finite(source, flat)
         if wide_activations:
             settings = get_qnn_qdq_config(
                 str(flat), reader, activation_type=QuantType.QUInt16, weight_type=QuantType.QUInt8
             )
             settings.use_external_data_format = True
-            quantize(str(flat), str(target), settings)
+            quantize(str(flat), str(unique), settings)
         else:
             quantize_static(
                 str(flat),
-                str(target),
+                str(unique),
                 reader,
                 per_channel=True,
                 reduce_range=narrow,
@@ -115,7 +114,6 @@ def calibrated(
                 use_external_data_format=True,
                 extra_options={"MatMulConstBOnly": True},
             )
-    _prove(target)
 
 
 def openvino_weights(model: Any) -> Any:
@@ -179,6 +177,24 @@ def _failing(how: str) -> Iterator[None]:
         raise IncompatibleError(f"int8 ({how}) is not possible for this graph: {cause(error)}", _HINT) from error
 
 
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    """A place for a quantiser to write to, which becomes `target` if something in it really is in integers.
+
+    Its name is like no other, since the quantisers refuse to write weights beside the graph when the current folder
+    has a file of that name.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantise-") as scratch:
+        unique = Path(scratch) / f"{uuid.uuid4().hex}.onnx"
+        yield unique
+        model = onnx.load(str(unique))
+        if not any(node.op_type in _INTEGER for node in model.graph.node):
+            raise IncompatibleError("nothing in this graph can be computed in int8 that way", _HINT)
+        save(model, target)
+
+
 def _some(feeds: Iterable[Tensors]) -> list[Tensors]:
     data = list(feeds)
     if not data:
@@ -213,12 +229,4 @@ def finite(source: Path, target: Path) -> None:
             array = numpy_helper.to_array(tensor)
             if array.size and array.min() < -1e30:
                 tensor.CopyFrom(numpy_helper.from_array(np.maximum(array, np.float32(MASK)), tensor.name))
-    onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
-
-
-def _prove(target: Path) -> None:
-    import onnx
-
-    model = onnx.load(str(target), load_external_data=False)
-    if not any(node.op_type in _INTEGER for node in model.graph.node):
-        raise IncompatibleError("nothing in this graph can be computed in int8 that way", _HINT)
+    save(model, target)

@@ -244,7 +244,7 @@ def _for_gpu(source: Path, target: Path, precision: str) -> None:
     """The export itself, or its weights and arithmetic in fp16 with fp32 inputs and outputs."""
     import onnx
 
-    from accel.core.export import cause, quiet
+    from accel.core.export import cause, quiet, save
 
     model = onnx.load(str(source))
     if precision == "fp16":
@@ -257,7 +257,7 @@ def _for_gpu(source: Path, target: Path, precision: str) -> None:
             raise IncompatibleError(
                 f"the graph cannot be converted to fp16: {cause(error)}", "use --precision fp32"
             ) from error
-    onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
+    save(model, target)
 
 
 PLUGIN = OnnxRuntimeEngine

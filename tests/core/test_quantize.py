@@ -55,6 +55,22 @@ def test_dynamic(source: GraphSource, tmp_path: Path) -> None:
     assert 0.98 < nearness(source, tmp_path / "m.onnx") < 0.99999
 
 
+def test_files_of_the_current_folder_do_not_matter(
+    source: GraphSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("m.onnx.data", "flat.onnx.data"):
+        (tmp_path / name).write_bytes(b"the user's own")
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "target"
+    target.mkdir()
+    quantize.dynamic(source.onnx("model"), target / "m.onnx", narrow=False)
+    quantize.blockwise(source.onnx("model"), target / "b.onnx")
+    quantize.finite(source.onnx("model"), target / "f.onnx")
+    assert {p.name for p in target.iterdir()} == {f"{n}.onnx{e}" for n in "mbf" for e in ("", ".data")}
+    assert nearness(source, target / "m.onnx") > 0.98
+    assert (tmp_path / "m.onnx.data").read_bytes() == b"the user's own"
+
+
 def test_narrow_weights_stay_within_seven_bits(source: GraphSource, tmp_path: Path) -> None:
     import onnx
 

@@ -129,5 +129,4 @@ class BulkRun:
     def _start(self, items: list[Item], lengths: list[int]) -> Plan:
         self.length = typical(lengths)
         near = sorted(range(len(items)), key=lambda k: abs(lengths[k] - self.length))[: self.batch]
-        plan = self.runner.plan([items[k] for k in near], self.length, self.batch, None)
-        return self.runner.start(plan)
+        return self.runner.start_best([items[k] for k in near], self.length, self.batch, None)

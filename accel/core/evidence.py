@@ -17,7 +17,7 @@ from accel.core import prepared
 from accel.core.errors import AccelError
 from accel.core.paths import home, locked, write_atomic
 from accel.core.registry import engine
-from accel.core.types import Model
+from accel.core.types import Model, Plan
 
 SCHEMA = 1
 
@@ -73,6 +73,11 @@ class Verdict:
     max_abs: float | None
     reason: str
     version: str
+
+    @property
+    def key(self) -> str:
+        """`Plan.key` of the plan that was tried."""
+        return Plan(self.device, self.platform, self.engine, self.precision, variant=self.variant).key
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel.core import prepared
 from accel.core.errors import AccelError, IncompatibleError, InputError, OutOfMemoryError, TransferError
+from accel.core.logs import profiled
 from accel.core.memory_limit import limit_memory
 from accel.core.paths import ensure, home
 from accel.core.registry import engine, family_class
@@ -129,6 +130,25 @@ class Runner:
             self.model, self.recipe, items, self.options, Shape(batch, length), self.wish, count, self._show,
             self._cold_worker,
         )  # fmt: skip
+
+    def start_best(
+        self, items: Sequence[Item], length: int, batch: int, count: int | None, *, single: bool = False
+    ) -> Plan:
+        """Plans and starts; a plan that turns out not to work gives way to the next, unless it is the only one left.
+
+        See `plan` and `start` for the arguments.
+        """
+        while True:
+            with profiled("plan"):
+                plan = self.plan(items, length, batch, count)
+            try:
+                with profiled("open"):
+                    return self.start(plan, single=single)
+            except IncompatibleError as error:
+                if plan.source == "requested" or plan.key in self.wish.without:
+                    raise
+                self._warn(f"{plan.device} {plan.engine} {plan.precision} is left out: {error.message}")
+                self.wish = dataclasses.replace(self.wish, without=(*self.wish.without, plan.key))
 
     def start(self, plan: Plan, *, single: bool = False) -> Plan:
         """Opens the session of a plan, preparing it when it is not ready. Returns the plan as it really runs.

@@ -35,6 +35,7 @@ class Wish:
         trial: whether an unknown workload may be tried out.
         budget_s: time that the trial may take.
         memory_limit: bytes, or None.
+        without: keys of plans that turned out not to work.
     """
 
     devices: tuple[tuple[str, str], ...]
@@ -45,6 +46,7 @@ class Wish:
     trial: bool = True
     budget_s: float = 60.0
     memory_limit: int | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def floor(self) -> float:
@@ -115,7 +117,11 @@ def _cost(verdict: Verdict, shape: Shape, count: int | None) -> float:
 
 
 def _best(verdicts: Sequence[Verdict], wish: Wish, shape: Shape, count: int | None, source: str) -> Plan | None:
-    able = [v for v in verdicts if v.latency_s is not None and (v.cosine is None or v.cosine >= wish.floor)]
+    able = [
+        v
+        for v in verdicts
+        if v.latency_s is not None and (v.cosine is None or v.cosine >= wish.floor) and v.key not in wish.without
+    ]
     if not able:
         return None
     ranked = sorted(able, key=lambda v: _cost(v, shape, count))

@@ -155,10 +155,7 @@ def _few(request: Request, runner: Runner, listener: Listener) -> None:
     length = max(e.length for e in encoded)
     graphs = runner.recipe.graphs
     single = len(items) == 1 and len(graphs) == 1 and not any(g.cache for g in graphs.values())
-    with profiled("plan"):
-        plan = runner.plan(items, length, len(items), len(items))
-    with profiled("open"):
-        runner.start(plan, single=single)
+    runner.start_best(items, length, len(items), len(items), single=single)
     emit: Callable[[str], None] | None = listener.emit if listener.streams and len(items) == 1 else None
     with profiled("execute"):
         results = runner.execute(range(len(items)), encoded, emit)

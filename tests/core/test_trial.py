@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import thirdparty
-from tests.program import answers, succeed
+from tests.program import accel, answers, succeed
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,23 @@ def test_a_platform_and_a_family_of_a_third_party_by_name(site: str, tmp_path: P
     assert answer["output"] == {"double": 8.0}
     assert (answer["platform"], answer["device"], answer["engine"]) == ("abacus", "abacus:0", "beads")
     assert answer["family"] == "doubling"
+
+
+def test_without_a_trial_a_plan_that_fails_gives_way_to_the_next(tiny_bert: Path, tmp_path: Path) -> None:
+    site = thirdparty.install(tmp_path / "site", ("raise",))
+    arguments = [
+        "run",
+        tiny_bert,
+        "--weights",
+        "random",
+        "--input",
+        "x",
+        "--no-trial",
+        "--set",
+        "hardware.allow_openvino=false",
+    ]
+    done = succeed(*arguments, "--json", home=tmp_path, PYTHONPATH=site)
+    assert json.loads(done.stdout)["engine"] != "raise"
+    alone = accel(*arguments, "--engine", "raise", home=tmp_path, PYTHONPATH=site)
+    assert alone.returncode == 4
+    assert "no beads left" in alone.stderr

@@ -11,6 +11,7 @@ ENGINES = ("beads", "liar", "nan", "crash", "raise")
 
 def install(site: Path, engines: tuple[str, ...] = ENGINES) -> str:
     """Puts package and metadata into `site` and returns what PYTHONPATH has to be."""
+    site.mkdir(exist_ok=True)
     shutil.copytree(HERE / "accel_abacus", site / "accel_abacus")
     info = site / "accel_abacus-1.0.dist-info"
     info.mkdir()

@@ -31,12 +31,12 @@ from accel.core.types import Plan
 from tests.engines import parts
 from tests.engines.parts import GraphSource, cosine, feeds_of, one, worst
 
-class Root(torch.nn.Module):
+class Acosh(torch.nn.Module):
     def forward(self, x):
-        return ((x @ torch.eye(6)).sqrt(),)
+        return ((x @ torch.eye(6)).acosh(),)
 
 kind, precision, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-graphs = {{"model": one(Root(), ("batch", 6))}} if kind == "root" else getattr(parts, kind)()
+graphs = {{"model": one(Acosh(), ("batch", 6))}} if kind == "acosh" else getattr(parts, kind)()
 source = GraphSource(graphs, folder, "cnn" if kind == "cnn" else "text-encoder")
 plan = Plan("qualcomm:0", "qualcomm", "qnn", precision, variant="calibrated" if precision == "int8" else "")
 (folder / "p").mkdir()
@@ -97,8 +97,9 @@ def test_agrees_with_torch(kind: str, precision: str, lowest: float, largest: fl
 
 
 def test_a_result_that_is_not_a_number_is_never_handed_out(tmp_path: Path) -> None:
-    result = run("root", "fp16", tmp_path)
-    assert result["error"] == "IncompatibleError"
+    """The processor itself saturates; what it lacks, such as acosh, runs beside it and can give NaN."""
+    result = run("acosh", "fp16", tmp_path)
+    assert result.get("error") == "IncompatibleError", result
     assert "not numbers" in str(result["message"])
 
 

@@ -53,6 +53,15 @@ def cause(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The file system's own error in a chain of exceptions: it says nothing about the model."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def export(graph: TorchGraph, path: Path) -> None:
     """Writes the module as fp32 ONNX with its weights beside it in one file, `<name>.data`, and checks it.
 
@@ -81,6 +90,9 @@ def export(graph: TorchGraph, path: Path) -> None:
         except IncompatibleError as error:
             reasons[name] = error.message
         except Exception as error:  # the exporters raise whatever the model's own code raises
+            disk = _disk_error(error)
+            if disk is not None:
+                raise disk from error
             reasons[name] = cause(error)
             # torch's public name for it does not exist: what cannot be captured is so for every operator set
             captured = type(error).__name__ != "TorchExportError"

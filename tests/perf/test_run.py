@@ -66,6 +66,7 @@ def test_second_run_of_a_text_decoder(home: Path) -> None:
 
 def test_second_run_of_a_text_decoder_against_safetensors(home: Path, tmp_path: Path) -> None:
     """The same against a rival whose weights were converted to safetensors before, which is the harder race."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     text = "The capital of France is"
@@ -73,7 +74,12 @@ def test_second_run_of_a_text_decoder_against_safetensors(home: Path, tmp_path: 
     succeed(*arguments, home=home, timeout=600)
     model = resolve("smollm2-135m")
     name = next(f for f in model.files if f.endswith(".gguf"))
-    AutoModelForCausalLM.from_pretrained(model.folder, gguf_file=name).float().save_pretrained(tmp_path)
+    read = AutoModelForCausalLM.from_pretrained(model.folder, gguf_file=name, dtype=torch.float32)
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    plain = AutoModelForCausalLM.from_config(type(read.config)(**settings))
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(model.folder, gguf_file=name).save_pretrained(tmp_path)
     ours, theirs = paired([*ACCEL, *arguments, "--quiet"], rival("generate", tmp_path, text, 32), environment(home), 5)
     assert ours.output.strip() == theirs.output.strip()

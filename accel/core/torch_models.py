@@ -57,7 +57,7 @@ def load(
     """
     import torch
 
-    with quiet(), _gguf_read_once(model):
+    with quiet(), reading(model):
         config = read_config(model)
         for name, value in config_changes.items():
             setattr(config, name, value)
@@ -114,7 +114,7 @@ def load_tokenizer(model: Model) -> Any | None:
     names = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
     if model.layout != "gguf" and not any((model.folder / name).is_file() for name in names):
         return None
-    with quiet(), _gguf_read_once(model):
+    with quiet(), reading(model):
         try:
             return transformers.AutoTokenizer.from_pretrained(model.folder, **_where(model))
         except Exception as error:  # tokenizer files are parsed by several libraries with their own exceptions
@@ -145,8 +145,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _gguf_read_once(model: Model) -> Iterator[None]:
-    """Lets transformers share what it reads from a GGUF file.
+def reading(model: Model) -> Iterator[None]:
+    """Lets transformers share what it reads from a GGUF file; around the loading of model and tokenizer it helps most.
 
     It opens the file anew for the configuration, the weights and the tokenizer, and maps names anew for every tensor,
     which together takes more than half of the time of loading.
@@ -155,6 +155,10 @@ def _gguf_read_once(model: Model) -> Iterator[None]:
         yield
         return
     import gguf
+
+    if hasattr(gguf.GGUFReader, "cache_info"):  # an outer block shares already
+        yield
+        return
 
     names = ("GGUFReader", "get_tensor_name_map")
     before = {name: getattr(gguf, name) for name in names}

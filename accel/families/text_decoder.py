@@ -69,11 +69,12 @@ class TextDecoder(ModelPlugin):
 
         if model.task not in self.tasks:
             raise IncompatibleError(f"text decoders do not do {model.task!r}", "leave --task out")
-        loaded = torch_models.load(model, "AutoModelForCausalLM")
-        module = loaded.module
-        vocabulary = int(module.get_input_embeddings().num_embeddings)
+        with torch_models.reading(model):
+            loaded = torch_models.load(model, "AutoModelForCausalLM")
+            module = loaded.module
+            vocabulary = int(module.get_input_embeddings().num_embeddings)
+            frozen = _freeze_tokenizer(model, module, vocabulary, assets)
         limit = _positions(module.config)
-        frozen = _freeze_tokenizer(model, module, vocabulary, assets)
         with torch_models.quiet():
             graph = decoder_graph(module, model.name, vocabulary)
         settings = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from accel.core.content.cid import parse
+from accel.core.content.cid import Cid, parse
 from accel.core.content.sources import SourceError
 from accel.core.content.trustless import Trustless
 from accel.core.contracts import StoragePlugin
@@ -17,8 +17,8 @@ class Gateway(StoragePlugin):
 
     name = "gateway"
 
-    def __init__(self, url: str, timeout_s: float = 30.0, connections: int = 8) -> None:
-        self._client = Trustless(url, timeout_s, connections)
+    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+        self._client = Trustless(url, timeout_s)
 
     def source(self) -> Trustless:
         """The gateway for the fetcher, which asks it from threads."""
@@ -42,7 +42,7 @@ class Gateway(StoragePlugin):
         """
         cid = parse(id)
         try:
-            data = await asyncio.to_thread(self._client.get, cid, lambda _: None)
+            data = await asyncio.to_thread(self._get, cid)
         except SourceError as error:
             raise TransferError(
                 f"{self._client.name} did not give the block {id}: {error.reason}", "try another gateway"
@@ -50,6 +50,9 @@ class Gateway(StoragePlugin):
         if not cid.matches(data):
             raise TransferError(f"{self._client.name} sent wrong bytes for the block {id}", "try another gateway")
         return data
+
+    def _get(self, cid: Cid) -> bytes:
+        return bytes(self._client.get(cid, lambda _: None))
 
     async def list_stored(self) -> AsyncIterator[str]:
         """A gateway does not tell what it keeps: nothing."""

@@ -23,9 +23,6 @@ from accel.core.content.trustless import Trustless, is_loopback
 from accel.core.contracts import StoragePlugin
 from accel.core.errors import TransferError, UnavailableError
 
-#: the CID of nothing at all; a gateway that serves it serves blocks
-_PROBE_PATH = "bafkqaaa"
-
 
 @dataclass(frozen=True)
 class Provider:
@@ -206,14 +203,12 @@ class Kubo(StoragePlugin):
     Args:
         address: multiaddr or URL of its RPC.
         timeout_s: how long it may stay silent.
-        connections: kept open at once.
     """
 
     name = "kubo"
 
-    def __init__(self, address: str = "/ip4/127.0.0.1/tcp/5001", timeout_s: float = 30.0, connections: int = 8) -> None:
+    def __init__(self, address: str = "/ip4/127.0.0.1/tcp/5001", timeout_s: float = 30.0) -> None:
         self.address = address
-        self._connections = connections
         self.rpc = Rpc(address, timeout_s)
 
     def version(self) -> str:
@@ -235,7 +230,7 @@ class Kubo(StoragePlugin):
         name = f"kubo {self.address}"
         gateway = self._gateway()
         if gateway is not None:
-            return Trustless(gateway, self.rpc.timeout_s, self._connections, level="kubo", name=name, cached_only=True)
+            return Trustless(gateway, self.rpc.timeout_s, level="kubo", name=name, cached_only=True)
         return RpcSource(self.rpc, offline=True, level="kubo", name=name)
 
     def network(self) -> Source:
@@ -255,20 +250,9 @@ class Kubo(StoragePlugin):
             url = _url(str(address).replace("/0.0.0.0/", "/127.0.0.1/"))
             if url is None or url.endswith(":0") or not is_loopback(url):
                 continue
-            if self._is_this_node(url):
+            if Trustless(url, min(2.0, self.rpc.timeout_s)).serves_blocks():
                 return url
         return None
-
-    def _is_this_node(self, url: str) -> bool:
-        import urllib3
-
-        try:
-            answer = urllib3.request(
-                "GET", f"{url}/ipfs/{_PROBE_PATH}?format=raw", timeout=min(2.0, self.rpc.timeout_s), retries=False
-            )
-        except urllib3.exceptions.HTTPError:
-            return False
-        return answer.status == 200 and answer.data == b""
 
     def find_providers(self, cid: Cid, most: int = 8) -> list[Provider]:
         """Peers that say they have the content, as the node's routing knows.
@@ -284,6 +268,15 @@ class Kubo(StoragePlugin):
                     for peer in answer.get("Responses") or ():
                         found[peer["ID"]] = Provider(peer["ID"], tuple(peer.get("Addrs") or ()))
         return list(found.values())[:most]
+
+    def kept(self) -> tuple[int, int]:
+        """Blocks and bytes that the node keeps.
+
+        Raises:
+            UnavailableError, TransferError: as `Rpc.call`.
+        """
+        answer = self.rpc.call("/repo/stat", decoder="json")[0]
+        return int(answer["NumObjects"]), int(answer["RepoSize"])
 
     def connect(self, provider: Provider) -> bool:
         """Has the node connect to a peer; the node checks that the peer is who its id says."""

@@ -1,4 +1,4 @@
-"""Content against its rivals in the same run: hashlib, Kubo, curl. `pytest -m perf -s tests/perf/test_content.py` shows it.
+"""Content against its rivals in the same run: hashlib, Kubo, curl. `pytest -m perf -s` on this file shows it.
 
 Each test prints its figure and asserts the target with a margin for the noise of a shared machine. All files are in the
 page cache; what is written is synced to the disk before the next measurement begins.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -34,6 +35,22 @@ def test_whatever_goes_wrong_is_one_kind_of_error(behaviour: str) -> None:
         with pytest.raises(TransferError) as caught:
             asyncio.run(store.retrieve(str(of(DATA))))
         assert gateway.url in caught.value.message
+
+
+def test_every_flipped_bit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(4)
+
+    class Flipping(Gateway):
+        def _raw(self, handler: object, data: bytes, behaviour: str) -> None:
+            changed = bytearray(data)
+            changed[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+            super()._raw(handler, bytes(changed), behaviour)
+
+    with Flipping([(of(DATA), DATA)]) as gateway:
+        store = registry.store("gateway", url=gateway.url)
+        for _ in range(200):
+            with pytest.raises(TransferError, match="wrong bytes"):
+                asyncio.run(store.retrieve(str(of(DATA))))
 
 
 @pytest.mark.parametrize("url", ["http://example.org", "ftp://example.org", "example.org", "http://10.0.0.1", ""])

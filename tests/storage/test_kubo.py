@@ -220,6 +220,15 @@ def test_the_node_stops_in_the_middle(tmp_path: Path) -> None:
         assert fetched.path.read_bytes() == source.read_bytes()
 
 
+def test_what_each_level_keeps(tmp_path: Path, one: Node) -> None:
+    pinned(model(tmp_path / "model", seed=700))
+    rows = list(getting.storage_report(at(one)))
+    assert {row["level"] for row in rows} == {"local", "kubo"}
+    assert sum(row["bytes"] for row in rows if row["level"] == "local") > 3_000_000
+    assert rows[-1]["blocks"] > 0
+    assert {row["level"] for row in getting.storage_report(OFFLINE)} == {"local"}
+
+
 def test_no_node(tmp_path: Path) -> None:
     nowhere = Settings((), f"/ip4/127.0.0.1/tcp/{free_port()}", 2.0, 4)
     with pytest.raises(TransferError, match="no source has the block"):

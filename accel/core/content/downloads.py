@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from accel.core.content.car import LARGEST_BLOCK
 from accel.core.content.dagpb import damaged
 from accel.core.content.providers import Scores
-from accel.core.content.sources import Source, SourceError
+from accel.core.content.sources import Data, Source, SourceError
 from accel.core.content.wants import Dropped, Served, Want
 
 #: a source that fails so often in a row is let go
@@ -72,7 +72,9 @@ class Download:
         self.sources = sources[: max(1, parallel)]
         self._reserve = sources[len(self.sources) :]
         self._slots = max(1, parallel // max(1, len(self.sources)))
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        #: workers wait here for blocks; the calling thread waits for the end at the other one, not to be woken by each
+        self._work_left, self._ended = threading.Condition(lock), threading.Condition(lock)
         self._queue: deque[Want] = deque()
         self._left = 0
         self._tickets: set[_Ticket] = set()
@@ -101,23 +103,23 @@ class Download:
         if not self._left or not self.sources:
             return [want for want in wants if not want.done]
         try:
-            with self._condition:
+            with self._work_left:
                 for source in list(self.sources):
                     self._start(source, min(self._slots, self._left))
                 while self._left and self._threads and self._error is None:
-                    self._condition.wait(0.1)
+                    self._ended.wait(0.1)
                     self._watch()
                     if tick is not None:
                         tick()
         finally:
-            with self._condition:
+            with self._work_left:
                 self._closing = True
                 for ticket in self._tickets:
                     ticket.void = True
-                self._condition.notify_all()
+                self._work_left.notify_all()
                 # whoever called may close files next, so no thread may still be writing to one
                 while self._sinking:
-                    self._condition.wait(0.1)
+                    self._ended.wait(0.1)
         if self._error is not None:
             raise self._error
         return [want for want in wants if not want.done]
@@ -133,15 +135,15 @@ class Download:
                 self._serve(ticket)
         except BaseException as error:
             # a sink that fails (a full disk) ends the whole download, on the calling thread
-            with self._condition:
+            with self._work_left:
                 self._error = self._error or error
         finally:
-            with self._condition:
+            with self._work_left:
                 self._threads -= 1
-                self._condition.notify_all()
+                self._ended.notify_all()
 
     def _take(self, source: Source) -> _Ticket | None:
-        with self._condition:
+        with self._work_left:
             while True:
                 if self._closing or self._error or not self._left or source.name in self._gone:
                     return None
@@ -155,7 +157,7 @@ class Download:
                         return ticket
                     if self._hopeless(source):
                         return None
-                self._condition.wait(min(max(wait, 0.05), 0.5))
+                self._work_left.wait(min(max(wait, 0.05), 0.5))
 
     def _next(self, source: Source) -> Want | None:
         for _ in range(len(self._queue)):
@@ -191,9 +193,8 @@ class Download:
             self._failed(ticket, error)
             return
         ended = time.monotonic()
-        with self._condition:
+        with self._work_left:
             self._tickets.discard(ticket)
-            self._condition.notify_all()
             if want.done or self._closing:
                 return
             want.done = True
@@ -206,13 +207,15 @@ class Download:
         try:
             want.sink(data)
         finally:
-            with self._condition:
+            with self._work_left:
                 self._sinking -= 1
                 self._left -= 1
-                self._condition.notify_all()
+                if not self._left or self._closing:
+                    self._work_left.notify_all()
+                    self._ended.notify_all()
         first = ticket.first if ticket.first is not None else ended
         self._scores.served(source.name, first - ticket.started, len(data), ended - ticket.started)
-        with self._condition:
+        with self._work_left:
             served = self._served.setdefault(source.name, Served(source.name, source.level))
             served.blocks += 1
             served.bytes += len(data)
@@ -228,7 +231,7 @@ class Download:
 
     def _failed(self, ticket: _Ticket, error: SourceError) -> None:
         want, source = ticket.want, ticket.source
-        with self._condition:
+        with self._work_left:
             self._tickets.discard(ticket)
             late = ticket.void or want.done or self._closing
             self._said[source.name] = error.reason
@@ -237,7 +240,7 @@ class Download:
                     want.tried.add(source.name)
                 self._queue.append(want)
                 self._judge(source, error)
-            self._condition.notify_all()
+            self._work_left.notify_all()
         if not late and error.kind != "missing":
             self._scores.failed(source.name, lied=error.kind == "lied", busy=error.kind == "busy")
 
@@ -274,7 +277,7 @@ class Download:
         self._tickets.discard(ticket)
         if not ticket.want.done:
             self._queue.append(ticket.want)
-        self._condition.notify_all()
+        self._work_left.notify_all()
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -301,10 +304,10 @@ class Download:
             ticket.hedged = True
             ticket.want.tried.add(ticket.source.name)
             self._queue.append(ticket.want)
-            self._condition.notify_all()
+            self._work_left.notify_all()
 
 
-def _check(want: Want, data: bytes) -> None:
+def _check(want: Want, data: Data) -> None:
     if len(data) > LARGEST_BLOCK:
         raise SourceError("lied", f"it sent {len(data):,} bytes for the block {want.cid}")
     if not want.cid.matches(data):

@@ -23,10 +23,10 @@ from accel.core.content.levels import Levels
 from accel.core.content.providers import Scores
 from accel.core.content.rebuild import adopt
 from accel.core.content.settings import Settings
-from accel.core.content.sources import LEVELS, Source, SourceError
+from accel.core.content.sources import LEVELS, Data, Source, SourceError
 from accel.core.content.unixfs import T_DIRECTORY, T_HAMT, read_info
 from accel.core.content.walk import Content, File, Leaf, Walk
-from accel.core.content.wants import Dropped, Served, Want
+from accel.core.content.wants import Dropped, Served, Sink, Want
 from accel.core.content.writing import FileWriter, Writer
 from accel.core.errors import AccelError, IncompatibleError, TransferError
 
@@ -94,10 +94,10 @@ class Fetcher:
                 self.supply(wants)
             yield from group.items()
 
-    def _keeper(self, cid: Cid, group: dict[Cid, bytes]) -> Callable[[bytes], None]:
-        def keep(block: bytes) -> None:
+    def _keeper(self, cid: Cid, group: dict[Cid, bytes]) -> Sink:
+        def keep(block: Data) -> None:
             self._writer.put(cid, block)
-            group[cid] = block
+            group[cid] = bytes(block)
 
         return keep
 
@@ -137,10 +137,10 @@ class Fetcher:
                 self._writer.commit()
             raise
 
-    def _repairing(self, want: Want) -> Callable[[bytes], None]:
+    def _repairing(self, want: Want) -> Sink:
         sink = want.sink
 
-        def repair(block: bytes) -> None:
+        def repair(block: Data) -> None:
             self._writer.put(want.cid, block)
             sink(block)
 
@@ -323,8 +323,8 @@ class Fetcher:
             wants.append(Want(cid, self._small_sink(cid, files)))
         self.store.index.touch([cid.digest for cid in by_cid], self._lease.tick)
 
-    def _small_sink(self, cid: Cid, files: list[File]) -> Callable[[bytes], None]:
-        def sink(block: bytes) -> None:
+    def _small_sink(self, cid: Cid, files: list[File]) -> Sink:
+        def sink(block: Data) -> None:
             self._writer.put(cid, block)
             _learn(files, len(block))
             self._tell(len(block))
@@ -374,8 +374,8 @@ class Fetcher:
                 by_cid.setdefault(leaf.cid, []).append(leaf)
         return [Want(cid, self._leaf_sink(part, leaves), leaves[0].length) for cid, leaves in by_cid.items()]
 
-    def _leaf_sink(self, part: FileWriter, leaves: Sequence[Leaf]) -> Callable[[bytes], None]:
-        def sink(block: bytes) -> None:
+    def _leaf_sink(self, part: FileWriter, leaves: Sequence[Leaf]) -> Sink:
+        def sink(block: Data) -> None:
             for leaf in leaves:
                 part.write(block, leaf.offset)
                 self._tell(leaf.length)

@@ -299,8 +299,12 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
         return job.home(content)
 
 
-def storage_report() -> Iterator[dict[str, Any]]:
-    """What each level keeps, for `accel report storage`: name, blocks, bytes and where."""
+def storage_report(settings: Settings) -> Iterator[dict[str, Any]]:
+    """What each level keeps, for `accel report storage`: level, kind, blocks, bytes and where.
+
+    The kinds of the local level are `pack`, `file`, `reference` (bytes in the user's own files) and `tree` (bytes of
+    folders that nothing else holds). The node, where one answers, tells its own numbers; gateways do not.
+    """
     with Store() as store:
         rows = store.index.read(
             "SELECT c.kind, count(DISTINCT b.digest), coalesce(sum(b.length), 0) FROM containers c "
@@ -318,3 +322,14 @@ def storage_report() -> Iterator[dict[str, Any]]:
             "bytes": trees_rows[0][1],
             "where": str(store.trees),
         }
+    from accel.core.content.levels import Levels
+    from accel.core.content.providers import Scores
+
+    levels = Levels(settings, Scores(paths.home() / "content" / "providers.json"))
+    try:
+        node = None if settings.offline else levels.node()
+        if node is not None:
+            blocks, size = node.kept()
+            yield {"level": "kubo", "kind": "node", "blocks": blocks, "bytes": size, "where": node.address}
+    finally:
+        levels.close()

@@ -78,9 +78,7 @@ class Levels:
         if self._node is None and address and node_listens(address):
             from accel.core import registry
 
-            plugin = registry.store(
-                "kubo", address=address, timeout_s=self.settings.timeout_s, connections=self.settings.parallel
-            )
+            plugin = registry.store("kubo", address=address, timeout_s=self.settings.timeout_s)
             try:
                 plugin.version()  # type: ignore[attr-defined]
             except AccelError as error:
@@ -114,8 +112,7 @@ class Levels:
 
         settings = self.settings
         return [
-            source_of(registry.store("gateway", url=url, timeout_s=settings.timeout_s, connections=settings.parallel))
-            for url in settings.gateways
+            source_of(registry.store("gateway", url=url, timeout_s=settings.timeout_s)) for url in settings.gateways
         ]
 
     def _providers(self, root: Cid, others: bool) -> list[Source]:
@@ -157,7 +154,7 @@ class Levels:
                 continue
             try:
                 # named by its URL: TLS proves that name, and nothing proves a peer id over plain HTTP
-                yield Trustless(url, self.settings.timeout_s, self.settings.parallel, level="provider", name=url)
+                yield Trustless(url, self.settings.timeout_s, level="provider", name=url)
             except InputError as error:
                 self.notes.append(f"the provider {provider.id} is not asked: {error.message}")
             return

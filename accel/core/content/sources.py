@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: the levels in the order in which they are asked
 LEVELS = ("local", "kubo", "store", "gateway", "provider")
 
+#: bytes of a block
+Data = bytes | memoryview
 Trouble = Literal["missing", "busy", "broken", "lied", "unsupported"]
 
 
@@ -50,8 +52,8 @@ class Source(Protocol):
     name: str
     level: str
 
-    def get(self, cid: Cid, tell: Callable[[int], None]) -> bytes:
-        """The bytes it gives for a CID, unchecked.
+    def get(self, cid: Cid, tell: Callable[[int], None]) -> Data:
+        """The bytes it gives for a CID, unchecked, good until the calling thread asks again.
 
         Args:
             tell: told of bytes as they come, so that a source that stalls can be told from one that is slow.

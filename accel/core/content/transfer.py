@@ -47,7 +47,7 @@ def blocks_of(store: Store, roots: Sequence[Cid], supply: Supply | None = None) 
 def _get(store: Store, cid: Cid, supply: Supply | None) -> bytes:
     got: list[bytes] = []
     if supply is not None:
-        supply([Want(cid, got.append)])
+        supply([Want(cid, lambda block: got.append(bytes(block)))])
     if not got:
         raise missing(store, cid)
     return got[0]

@@ -20,9 +20,10 @@ from accel.core.content.cid import Cid
 from accel.core.content.dagpb import decode
 from accel.core.content.hashing import Claim, cores, hash_spans, on_threads
 from accel.core.content.leases import Lease
+from accel.core.content.sources import Data
 from accel.core.content.unixfs import read_info
 from accel.core.content.walk import Content, File, Leaf, shown, text
-from accel.core.content.wants import Want
+from accel.core.content.wants import Sink, Want
 from accel.core.content.writing import FileWriter, failed
 from accel.core.errors import InputError
 
@@ -33,7 +34,7 @@ Supply = Callable[[Sequence[Want]], None]
 _Lack = tuple[File, Leaf, Path]
 
 
-def content_of(cid: Cid, block: bytes) -> bytes:
+def content_of(cid: Cid, block: Data) -> Data:
     """The bytes of a file that a block holds."""
     return block if cid.is_raw else read_info(decode(block)).data
 
@@ -120,7 +121,7 @@ class Builder:
             return
         self._assemble(file, target)
 
-    def _small(self, target: Path, data: bytes) -> None:
+    def _small(self, target: Path, data: Data) -> None:
         with target.open("xb") as out:
             out.write(data)
         self.copied += len(data)
@@ -177,8 +178,8 @@ class Builder:
         for lack in self._lacking:
             by_cid.setdefault(lack[1].cid, []).append(lack)
 
-        def sink(cid: Cid) -> Callable[[bytes], None]:
-            def write(block: bytes) -> None:
+        def sink(cid: Cid) -> Sink:
+            def write(block: Data) -> None:
                 data = content_of(cid, block)
                 for file, leaf, target in by_cid[cid]:
                     out = FileWriter(target, file.size)

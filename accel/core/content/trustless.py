@@ -10,21 +10,22 @@ import contextlib
 import ipaddress
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from accel.core.content import car
 from accel.core.content.cid import Cid
-from accel.core.content.sources import SourceError
+from accel.core.content.http import Answer, Client, HttpError
+from accel.core.content.sources import Data, SourceError
 from accel.core.errors import InputError, TransferError
-
-if TYPE_CHECKING:
-    import urllib3
 
 _RAW = "application/vnd.ipld.raw"
 _CAR = "application/vnd.ipld.car"
 _PIECE = 256 << 10
+#: bytes per second of the slowest link that is not taken for a stalled one
+_SLOWEST = 8000
 _MOST_REDIRECTS = 3
+#: the CID of nothing, which carries its content in its name
+_EMPTY = "bafkqaaa"
 #: statuses that say "not now": too many requests, bad gateway, unavailable, gateway timeout
 _BUSY = (429, 502, 503, 504)
 #: 412 answers `only-if-cached`
@@ -63,7 +64,6 @@ class Trustless:
     Args:
         url: of the gateway, without `/ipfs`; HTTPS unless it is on this machine.
         timeout_s: how long it may stay silent.
-        connections: kept open at once.
         level, name: as in `Source`; the name is the URL by default.
         cached_only: ask for what the gateway's own node holds, without it asking its network.
 
@@ -75,7 +75,6 @@ class Trustless:
         self,
         url: str,
         timeout_s: float = 30.0,
-        connections: int = 8,
         *,
         level: str = "gateway",
         name: str | None = None,
@@ -85,73 +84,52 @@ class Trustless:
         self._cached_only = cached_only
         self.name = name or self.url
         self.level = level
-        self._timeout, self._connections = timeout_s, connections
-        self._client: urllib3.PoolManager | urllib3.ProxyManager | None = None
-        self._lock = threading.Lock()
+        # small enough that a slow link shows that it moves before its time is up
+        self._piece = max(16 << 10, min(_PIECE, int(timeout_s * _SLOWEST)))
+        self._client = Client(timeout_s)
+        self._own = threading.local()
         self._no_raw = False
 
-    def _pool(self) -> urllib3.PoolManager:
-        with self._lock:
-            if self._client is None:
-                self._client = _client(self.url, self._timeout, self._connections)
-            return self._client
-
     @contextlib.contextmanager
-    def _open(self, cid: Cid, query: str, accept: str) -> Iterator[urllib3.BaseHTTPResponse]:
-        import urllib3
-
+    def _open(self, cid: Cid, query: str, accept: str) -> Iterator[Answer]:
         url = f"{self.url}/ipfs/{cid}?{query}"
-        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "ipfs-accel"}
+        headers = {"Accept": accept, "User-Agent": "ipfs-accel"}
         if self._cached_only:
             headers["Cache-Control"] = "only-if-cached"
-        for _ in range(_MOST_REDIRECTS + 1):
-            try:
-                response = self._pool().request(
-                    "GET", url, headers=headers, redirect=False, retries=False, preload_content=False
-                )
-            except urllib3.exceptions.HTTPError as error:
-                raise SourceError("broken", _plain(error)) from error
-            location = response.headers.get("Location")
-            if response.status not in (301, 302, 303, 307, 308) or not location:
-                break
-            response.close()
-            url = urljoin(url, location)
-            if urlsplit(url).scheme != "https" and not (is_loopback(url) and is_loopback(self.url)):
-                raise SourceError("unsupported", f"it leads on to {url}, which is not HTTPS")
-        else:
-            raise SourceError("unsupported", "it leads in circles")
-        whole = False
         try:
-            self._judge(response, accept)
-            yield response
-            whole = True
-        except urllib3.exceptions.HTTPError as error:
-            raise SourceError("broken", _plain(error)) from error
-        finally:
-            if whole:
-                response.release_conn()
-            else:
-                response.close()
+            for _ in range(_MOST_REDIRECTS + 1):
+                with self._client.get(url, headers) as answer:
+                    location = answer.header("Location")
+                    if answer.status not in (301, 302, 303, 307, 308) or not location:
+                        self._judge(answer, accept)
+                        yield answer
+                        return
+                    url = urljoin(url, location)
+                if urlsplit(url).scheme != "https" and not (is_loopback(url) and is_loopback(self.url)):
+                    raise SourceError("unsupported", f"it leads on to {url}, which is not HTTPS")
+            raise SourceError("unsupported", "it leads in circles")
+        except HttpError as error:
+            raise SourceError("broken", str(error)) from error
 
-    def _judge(self, response: urllib3.BaseHTTPResponse, accept: str) -> None:
-        status = response.status
+    def _judge(self, answer: Answer, accept: str) -> None:
+        status = answer.status
         if status == 200:
-            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            kind = answer.header("Content-Type").partition(";")[0].strip().lower()
             if kind != accept.partition(";")[0]:
                 raise SourceError("unsupported", f"it answered with {kind or 'no content type'}, not {accept}")
             return
         if status in _MISSING:
             raise SourceError("missing", f"HTTP {status}")
         if status in _BUSY:
-            raise SourceError("busy", f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
+            raise SourceError("busy", f"HTTP {status}", _retry_after(answer.header("Retry-After")))
         if status in _UNSUPPORTED:
             raise SourceError("unsupported", f"HTTP {status}, so it serves no single blocks")
-        text = response.read(500).decode("utf-8", "replace") if status == 500 else ""
+        text = answer.read(500).decode("utf-8", "replace") if status == 500 else ""
         if "not found" in text or "could not find" in text:
             raise SourceError("missing", text.strip().splitlines()[0])
         raise SourceError("broken", f"HTTP {status}")
 
-    def get(self, cid: Cid, tell: Callable[[int], None]) -> bytes:
+    def get(self, cid: Cid, tell: Callable[[int], None]) -> Data:
         """See `Source.get`."""
         if not self._no_raw:
             try:
@@ -165,20 +143,30 @@ class Trustless:
                 return data
         return self._block_car(cid, tell, None)
 
-    def _raw(self, cid: Cid, tell: Callable[[int], None]) -> bytes:
-        with self._open(cid, "format=raw", _RAW) as response:
-            length = int(response.headers.get("Content-Length") or 0)
-            if length > car.LARGEST_BLOCK:
+    def _raw(self, cid: Cid, tell: Callable[[int], None]) -> memoryview:
+        with self._open(cid, "format=raw", _RAW) as answer:
+            length = answer.length
+            if length is not None and length > car.LARGEST_BLOCK:
                 raise SourceError("lied", f"it sends {length:,} bytes for one block")
-            pieces: list[bytes] = []
+            # one byte more than a block may have shows an answer that tells no length and does not end
+            view = self._buffer(length if length is not None else car.LARGEST_BLOCK + 1)
             got = 0
-            while piece := response.read1(_PIECE):
-                pieces.append(piece)
-                got += len(piece)
-                tell(len(piece))
-                if got > car.LARGEST_BLOCK:
-                    raise SourceError("lied", "it sends more than a block may have")
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            while got < len(view):
+                count = answer.read_into(view[got : got + self._piece])
+                if count == 0:
+                    break
+                got += count
+                tell(count)
+            if got > car.LARGEST_BLOCK:
+                raise SourceError("lied", "it sends more than a block may have")
+            return view[:got]
+
+    def _buffer(self, size: int) -> memoryview:
+        """This thread's buffer; its content is good until the thread asks again."""
+        buffer = self._own.__dict__.get("buffer")
+        if buffer is None or len(buffer) < size:
+            buffer = self._own.__dict__["buffer"] = memoryview(bytearray(max(size, 1 << 20)))
+        return buffer[:size]
 
     def _block_car(self, cid: Cid, tell: Callable[[int], None], first: SourceError | None) -> bytes:
         try:
@@ -203,67 +191,39 @@ class Trustless:
             except TransferError as error:
                 raise SourceError("broken", error.message) from error
 
+    def serves_blocks(self) -> bool:
+        """Whether anything at the URL answers as a gateway does: it serves the empty block, which needs no store."""
+        try:
+            with self._client.get(f"{self.url}/ipfs/{_EMPTY}?format=raw", {"Accept": _RAW}) as answer:
+                return answer.status == 200 and answer.read(1) == b""
+        except HttpError:
+            return False
+
     def close(self) -> None:
         """Closes all connections."""
-        with self._lock:
-            if self._client is not None:
-                self._client.clear()
-                self._client = None
+        self._client.close()
 
 
 class _Buffered:
-    """A response that can be read in small and in large pieces."""
+    """An answer that can be read in small and in large pieces."""
 
-    def __init__(self, response: Any, tell: Callable[[int], None]) -> None:
-        self._response, self._tell = response, tell
-        self._buffer = b""
-        self._at = 0
+    def __init__(self, answer: Answer, tell: Callable[[int], None]) -> None:
+        self._answer, self._tell = answer, tell
+        self._buffer = memoryview(bytearray(_PIECE))
+        self._at = self._end = 0
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; none at the end."""
-        if self._at == len(self._buffer):
-            self._buffer, self._at = self._response.read1(_PIECE), 0
-            self._tell(len(self._buffer))
-        part = self._buffer[self._at : self._at + size]
+        if self._at == self._end:
+            self._at, self._end = 0, self._answer.read_into(self._buffer)
+            self._tell(self._end)
+        part = bytes(self._buffer[self._at : min(self._at + size, self._end)])
         self._at += len(part)
         return part
 
 
-def _client(url: str, timeout_s: float, connections: int) -> urllib3.PoolManager:
-    import urllib.request
-
-    import urllib3
-
-    settings: dict[str, Any] = {
-        "maxsize": connections,
-        "timeout": urllib3.Timeout(connect=min(timeout_s, 15.0), read=timeout_s),
-    }
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not is_loopback(url) and not urllib.request.proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, **settings)
-    return urllib3.PoolManager(**settings)
-
-
 def _retry_after(text: str) -> float:
     return float(text) if text.strip().isdigit() else 0.0
-
-
-def _plain(error: Exception) -> str:
-    """An error of the HTTP client in few words."""
-    import urllib3
-
-    cause = getattr(error, "reason", None) or error
-    if isinstance(cause, urllib3.exceptions.SSLError):
-        return f"its certificate or TLS is not right: {cause}"
-    # in urllib3 a refused connection is a kind of timeout, so it has to be looked for first
-    if isinstance(cause, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)):
-        return "it cannot be reached"
-    if isinstance(cause, urllib3.exceptions.TimeoutError):
-        return "it did not answer in time"
-    if isinstance(cause, urllib3.exceptions.ProtocolError):
-        return "its answer was cut short"
-    return f"{type(cause).__name__}: {cause}"
 
 
 def http_url(multiaddr: str) -> str | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from accel.core.content.cid import Cid
 
-#: takes a block's bytes; called once per block, from several threads
-Sink = Callable[[bytes], None]
+#: takes a block's bytes, which are good during the call only; called once per block, from several threads
+Sink = Callable[[bytes | memoryview], None]
 
 
 @dataclass(eq=False)

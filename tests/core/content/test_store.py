@@ -156,6 +156,20 @@ class TestReference:
         assert not found.sound
         assert found.faults[0].where == f"{source} at byte {3 * MIB}"
 
+    def test_every_flipped_bit_is_found_and_named(self, tmp_path: Path) -> None:
+        size = MIB + 1000
+        source = random_file(tmp_path / "weights", size)
+        pinned(source, reference=True)
+        generator = random.Random(6)
+        for _ in range(200):
+            position, bit = generator.randrange(size), generator.randrange(8)
+            flip(source, position, bit)
+            found = check()
+            assert [fault.where for fault in found.faults] == [f"{source} at byte {position // MIB * MIB}"]
+            assert not found.sound
+            flip(source, position, bit)
+        assert check().sound
+
     def test_a_file_that_is_gone(self, tmp_path: Path) -> None:
         source = model(tmp_path / "model")
         cid = pinned(source, reference=True)

@@ -123,10 +123,10 @@ def test_explain_ranks_every_candidate(warm: Path) -> None:
     assert any("torch" in line for line in lines) and any("onnxruntime" in line for line in lines)
 
 
-def test_every_run_leaves_its_measurement_in_the_results(own: Path) -> None:
+def test_every_run_leaves_its_measurement_in_the_results(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from accel.core import results
 
-    os.environ["IPFS_ACCELERATE_HOME"] = str(own)
+    monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(own))
     with results.open_reader() as con:
         before = con.execute("select count(*) from benchmark_results").fetchall()[0][0]
     succeed("run", MODEL, "--input", "x", home=own)

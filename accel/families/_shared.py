@@ -126,7 +126,7 @@ def finite(values: Array, what: str = "the model's output") -> Array:
     """
     import numpy as np
 
-    if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+    if values.dtype.kind in "fc" and not np.isfinite(values).all():
         raise NotANumber(what)
     return values
 

@@ -212,7 +212,7 @@ class TextEncoder(ModelPlugin):
 
     def _feature_extraction(self, output: Array, item: _Input, options: Options) -> dict[str, Any]:
         # eight decimals keep every digit that fp32 has in numbers below one, and print three times faster
-        return {"embedding": output.astype("float64").round(8).tolist()}
+        return {"embedding": output.astype(float).round(8).tolist()}
 
     def _fill_mask(self, output: Array, item: _Input, options: Options) -> dict[str, Any]:
         text, mask = item.tokens.text, self.tokenizer.special_text("mask") or ""

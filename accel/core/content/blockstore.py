@@ -22,7 +22,7 @@ from accel.core import paths
 from accel.core.content import car, leases
 from accel.core.content.cid import Cid
 from accel.core.content.index import Index, IndexDamaged, Place
-from accel.core.content.writing import Writer, failed
+from accel.core.content.writing import Writer, failed, sync_folder
 
 #: nodes are read again and again while content is walked
 _MEMORY_BYTES = 16 << 20
@@ -89,9 +89,16 @@ class Store:
         return leases.Lease(self.leases, self.index.next_tick())
 
     @contextlib.contextmanager
-    def writer(self) -> Iterator[Writer]:
-        """Starts a piece of work that adds blocks."""
-        with self.lease() as lease, Writer(self, lease) as writer:
+    def writer(self, *, durable: bool = True) -> Iterator[Writer]:
+        """Starts a piece of work that adds blocks.
+
+        Args:
+            durable: what it commits has to survive a loss of power. What is only fetched can be had again, and every
+                use of it is checked.
+        """
+        if not durable:
+            self.index.relax()
+        with self.lease() as lease, Writer(self, lease, durable=durable) as writer:
             yield writer
 
     def get(self, cid: Cid) -> bytes | None:
@@ -196,6 +203,10 @@ class Store:
                     os.close(handle)
             except OSError as error:
                 raise failed("write", self.root / path, error) from error
+        for folder in {(self.root / path).parent for path in containers}:
+            sync_folder(folder)
+        # a durable commit takes all earlier ones with it
+        self.index.next_tick()
 
     def has(self, cids: Iterable[Cid]) -> bool:
         """Whether the store records all of the blocks; does not read them."""

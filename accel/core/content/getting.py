@@ -74,15 +74,19 @@ class Wish:
 
 
 class Job:
-    """One piece of work on content: the store, a lease, and a fetcher that finishes what it lacks."""
+    """One piece of work on content: the store, a lease, and a fetcher that finishes what it lacks.
 
-    def __init__(self, settings: Settings, advance: Advance | None = None) -> None:
+    Args:
+        durable: see `Store.writer`.
+    """
+
+    def __init__(self, settings: Settings, advance: Advance | None = None, *, durable: bool = True) -> None:
         self.settings = settings
         self.advance = advance
         self._stack = contextlib.ExitStack()
         try:
             self.store = self._stack.enter_context(Store())
-            self.writer = self._stack.enter_context(self.store.writer())
+            self.writer = self._stack.enter_context(self.store.writer(durable=durable))
             self.lease: Lease = self.writer.lease
         except BaseException:
             self._stack.close()
@@ -231,7 +235,7 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
     from accel.core.content.fetching import check_limit
 
     root, inside = find(wish.reference, frozen=wish.frozen)
-    with Job(settings, advance) as job:
+    with Job(settings, advance, durable=False) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
         content = job.look(cid, wish.only, wish.max_size)
         if begin is not None:
@@ -292,7 +296,7 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
             return standing
     from accel.core.content.settings import Settings
 
-    with Job(Settings.current(offline=offline), advance) as job:
+    with Job(Settings.current(offline=offline), advance, durable=False) as job:
         content = job.look(root)
         job.fetcher.check_room(content, job.store.root, copied=False)
         job.fetcher.bring(content)

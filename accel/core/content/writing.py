@@ -166,8 +166,9 @@ class FileWriter:
 class _Pack:
     """A pack that is being written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
+        self.durable = durable
         self.rows: list[Row] = []
         paths.ensure(path.parent)
         try:
@@ -189,7 +190,8 @@ class _Pack:
         row = Row(cid, self.size + len(head), len(data))
         self.size += len(head) + len(data)
         self.rows.append(row)
-        self._pusher.wrote(len(data))
+        if self.durable:
+            self._pusher.wrote(len(data))
         return row
 
     def sync(self) -> None:
@@ -209,9 +211,10 @@ class _Pack:
 class Writer:
     """One piece of work that adds to the store. Leaving it by an error forgets all that was not committed."""
 
-    def __init__(self, store: Store, lease: Lease) -> None:
+    def __init__(self, store: Store, lease: Lease, *, durable: bool = True) -> None:
         self.store = store
         self.lease = lease
+        self._durable = durable
         #: bytes of block data written so far
         self.written = 0
         self._lock = threading.Lock()
@@ -249,7 +252,7 @@ class Writer:
             if cid.digest in self._placed:
                 return
             if not self._packs or self._packs[-1].size >= _LARGEST_PACK:
-                pack = _Pack(self.store.packs / f"{self.name()}.car")
+                pack = _Pack(self.store.packs / f"{self.name()}.car", durable=self._durable)
                 self._packs.append(pack)
                 self._made.append(pack.path)
             pack = self._packs[-1]
@@ -315,7 +318,7 @@ class Writer:
         )
 
     def commit(self) -> None:
-        """Makes everything durable and records it; the work may go on afterwards."""
+        """Records everything, durably where this work is durable; the work may go on afterwards."""
         with self._lock:
             filled, self._files = self._files, []
             packs = [(pack, pack.rows, pack.size) for pack in self._packs if pack.rows]
@@ -323,10 +326,11 @@ class Writer:
                 pack.rows = []
         folders = {self.store.files} if any(item.kind == "file" for item in filled) else set()
         for pack, rows, size in packs:
-            pack.sync()
+            if self._durable:
+                pack.sync()
             filled.append(Filled("pack", self.store.relative(pack.path), size, rows))
             folders.add(pack.path.parent)
-        for folder in folders:
+        for folder in folders if self._durable else ():
             sync_folder(folder)
         if filled:
             self.store.index.add(filled, self.lease.tick)

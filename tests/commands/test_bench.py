@@ -64,7 +64,8 @@ def test_a_person_sees_what_differs_between_the_cells(tiny: Path) -> None:
     bare = succeed("bench", tiny, "--hw", "cpu", "--engine", "onnxruntime", *QUICK, "--quiet")
     (line,) = bare.stdout.splitlines()
     key, value = line.split("\t")
-    assert key.endswith("batch 1") and float(value) > 0 and bare.stderr == ""
+    assert key.endswith("batch 1") and float(value) > 0
+    assert all(line.startswith("warning: ") for line in bare.stderr.splitlines()), "a noisy machine is said"
 
 
 def test_failed_cells_are_partial_and_the_others_are_done(tiny: Path, evil: str) -> None:

@@ -131,7 +131,8 @@ class Group:
         with self._failing(state):
             self.show(f"opening {cell.key}")
             prepare_s = self._prepared(state)
-            process = CellProcess(cell, state.model, self.settings, cpus=lanes.cpus_for(cell, self.settings.affinity))
+            cpus = lanes.cpus_for(cell, self.settings.affinity)
+            process = CellProcess(cell, state.model, self.settings, cpus=cpus, runtime=state.runtime)
             self._open.append((state, process))
             outcome.energy_note = process.meter_missing
             process.open()

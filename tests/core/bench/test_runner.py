@@ -93,6 +93,7 @@ def test_a_sweep_from_end_to_end(tiny: Path, evil: Path) -> None:
     assert list(journal.root().glob("*/journal.jsonl")) == []
 
 
+@pytest.mark.slow  # how often a round goes around depends on what else the machine does
 def test_cells_are_measured_in_turn(tiny: Path, evil: Path) -> None:
     _, notes = bench(order(tiny, "onnxruntime", "evil-plain", wanted=dataclasses.replace(QUICK, target=1e-6)))
     measured_lines = [line for line in notes.lines if line.startswith(str(tiny))]

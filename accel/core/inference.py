@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core import prepared
@@ -165,7 +164,7 @@ class Runner:
         if folder is not None or chosen.needs_framework:
             self._dismiss()  # its memory is needed here
         if folder is None or chosen.needs_framework:
-            session = self._start_cold(plan, folder)
+            session = self._start_cold(plan)
         else:
             try:
                 session = chosen.load(folder, self.recipe, plan, single=single)
@@ -174,12 +173,12 @@ class Runner:
             except Exception as error:  # whatever a damaged file makes the engine throw, building anew is the remedy
                 self._show(f"what was ready could not be opened ({error}): preparing it again")
                 prepared.discard(self.model, plan)
-                session = self._start_cold(plan, None)
+                session = self._start_cold(plan)
         self._session = session
         self.current = dataclasses.replace(plan, precision=session.effective_precision)
         return self.current
 
-    def _start_cold(self, plan: Plan, folder: Path | None) -> Session:
+    def _start_cold(self, plan: Plan) -> Session:
         chosen = engine(plan.engine)
         if chosen.needs_framework:
             from accel.core.source import ModelSource, open_session

@@ -90,16 +90,12 @@ class _LineWriter(ResultWriter):
         lines, whole, position = 0, 0, 0
         for line in self._file:
             position += len(line)
-            if line.endswith(b"\n") and self._is_end(line):
+            if line.endswith(b"\n"):
                 lines, whole = lines + 1, position
         if whole != position:
             self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
         return lines
-
-    def _is_end(self, line: bytes) -> bool:
-        """Whether this line ends a record."""
-        return True
 
     def flush(self) -> None:
         try:
@@ -138,10 +134,6 @@ class _CsvWriter(_LineWriter):
         super().__init__(path, 1)
         if path.stat().st_size == 0:
             self._row(["index", "output", "error"])
-
-    def _is_end(self, line: bytes) -> bool:
-        # line ends inside quotes are written as \n escapes, so every line is a record
-        return True
 
     def _row(self, cells: list[str]) -> None:
         text = io.StringIO()

@@ -120,7 +120,8 @@ def test_a_paused_process_does_not_run(tiny: Path) -> None:
         assert eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt")
         before = noise.snapshot(pid).ran_s
         time.sleep(0.2)
-        assert noise.snapshot(pid).ran_s == before
+        # the kernel books the last microseconds of a thread that it stops a little later
+        assert noise.snapshot(pid).ran_s - before < 0.01
         process.go_on()
         process.measure(0.02)
         assert process.visit.samples

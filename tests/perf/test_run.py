@@ -131,6 +131,45 @@ def test_bulk_with_a_tolerance(home: Path, tmp_path: Path) -> None:
     assert np.median(found) > 0.995
 
 
+def arithmetic(folder: Path, source: Path) -> float:
+    """Floating-point operations of the matrix products that the sentences need, without padding.
+
+    Of an encoder of L layers, width h and inner width i, a text of n tokens takes n (8 h^2 + 4 h i) in the projections
+    and 4 n^2 h in the attention of each layer.
+    """
+    from tokenizers import Tokenizer
+
+    config = json.loads((folder / "config.json").read_text())
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    lengths = np.array([len(found.ids) for found in tokenizer.encode_batch(source.read_text().splitlines())], float)
+    return float(layers * (lengths * (8 * width**2 + 4 * width * inner) + 4 * lengths**2 * width).sum())
+
+
+def test_arithmetic_rate_of_the_bulk(home: Path, tmp_path: Path) -> None:
+    """The whole process counts, start-up, tokenizing and writing too."""
+    source, out = sentences(tmp_path / "in.txt"), tmp_path / "out.jsonl"
+    folder = resolve("all-minilm").folder
+    assert folder is not None
+    work = arithmetic(folder, source)
+    arguments = [*ACCEL, "run", "all-minilm", "--input-file", str(source), "--output", str(out)]
+    deep = [*ACCEL, "detect", "--deep", "--hw", "cpu", "--json"]
+    measure(arguments, environment(home), Figures())
+    figures, peaks = Figures(), []
+    for _ in range(3):
+        out.unlink(missing_ok=True)
+        measure(arguments, environment(home), figures)
+        proof = Figures()
+        measure(deep, environment(home), proof)
+        (cpu,) = (p for p in json.loads(proof.output)["platforms"] if p["name"] == "cpu")
+        peaks.append(cpu["devices"][0]["measured"]["gflops"]["fp32"])
+    rate, peak = work / figures.median_s / 1e9, float(np.median(peaks))
+    print(f"\nbulk: {rate:.0f} GFLOP/s of {peak:.0f} at the matmul peak: {rate / peak:.2f} (target 0.65)")
+    assert rate / peak > 0.65 * MARGIN
+
+
 def test_start_up(home: Path) -> None:
     python = [sys.executable, "-c", "import typer"]
     succeed("detect", home=home)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,19 +40,22 @@ def rival(name: str, *arguments: object) -> list[str]:
 
 def measure(command: Sequence[str], environment: dict[str, str], figures: Figures) -> None:
     """Runs a command once and adds its figures."""
-    read, write = os.pipe()
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.DEVNULL
-    )
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        figures.output = pipe.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    figures.wall_s.append(time.perf_counter() - started)
-    figures.memory_bytes.append(usage.ru_maxrss * 1024)
-    assert process.returncode == 0, f"{command} ended with {process.returncode}"
+    launcher = [sys.executable, "-I", "-S", str(Path(__file__).parent / "launch.py")]
+    with tempfile.NamedTemporaryFile() as file:
+        done = subprocess.run(
+            [*launcher, file.name, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+        found = json.load(file)
+    figures.output = done.stdout
+    figures.wall_s.append(found["wall_s"])
+    figures.memory_bytes.append(found["memory_bytes"])
+    assert found["code"] == 0, f"{command} ended with {found['code']}"
 
 
 def paired(

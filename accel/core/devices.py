@@ -159,11 +159,12 @@ def _known_ids() -> list[str]:
     import sys
 
     from accel.core.fingerprint import engine_version, fingerprint
+    from accel.core.hardware import engine_names
     from accel.core.probe import kept, listing, system_key
 
     folders = [listing("/dev/dri"), listing("/dev/accel"), os.access("/dev/kfd", os.R_OK | os.W_OK)]
     versions = [engine_version(name) for name in _LIBRARIES]
-    key = [*system_key(), fingerprint(), sys.prefix, versions, folders, builtin_names("engines")]
+    key = [*system_key(), fingerprint(), sys.prefix, versions, folders, engine_names()]
     ids = kept("devices", key, lambda: [device.id for device in find_devices("auto")] or None)
     return [str(device) for device in ids or []]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel.core.errors import AccelError
-from accel.core.registry import builtin_names, engine, platform
+from accel.core.probe import kept
+from accel.core.registry import engine, names, platform
 from accel.core.types import Device, PlatformReport
 
 if TYPE_CHECKING:
@@ -41,10 +45,18 @@ def scan(
     return [_with_figures(report, figures) for report in reports]
 
 
+@functools.cache
+def engine_names() -> tuple[str, ...]:
+    """Built-in engines and those of other packages; the scan of installed packages is kept until one changes."""
+    folders = sorted({Path(path).absolute() for path in sys.path if Path(path).is_dir()})
+    key = [(str(folder), folder.stat().st_mtime_ns) for folder in folders]
+    return tuple(kept("engines", key, lambda: list(names("engines"))))
+
+
 def engines_for(name: str) -> tuple[str, ...]:
     """Installed engines that can run on a platform, by name. Imports the engines' plugins, not their libraries."""
     found = []
-    for candidate in builtin_names("engines"):
+    for candidate in engine_names():
         try:
             offer = engine(candidate)
             if name in offer.platforms and offer.missing_on(name) is None:

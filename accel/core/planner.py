@@ -142,7 +142,8 @@ def _best(verdicts: Sequence[Verdict], wish: Wish, shape: Shape, count: int | No
 
 def _why(ranked: Sequence[Verdict], shape: Shape, count: int | None, tried: int) -> str:
     def said(verdict: Verdict) -> str:
-        return f"{1000 * _cost(verdict, shape, count):.3g} ms"
+        cost = _cost(verdict, shape, count)
+        return f"{cost:.3g} s" if cost >= 1 else f"{1000 * cost:.3g} ms"
 
     what = "fastest" if count is None else f"least time for {count} input{'s' if count != 1 else ''} with loading"
     reason = f"{what}: {said(ranked[0])}"

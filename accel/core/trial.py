@@ -29,6 +29,9 @@ ROUND_S = 0.15
 ROUNDS = 7
 #: a candidate this much slower than the best after two rounds is timed no further
 HOPELESS = 1.6
+#: candidates as near to the best as this are told apart by more rounds
+CLOSE = 1.12
+MORE_ROUNDS = 7
 #: a thread count other than the default has to be this much faster to be taken
 THREAD_GAIN = 0.95
 #: steps of generation and of diffusion that stand for the many that are the same
@@ -242,8 +245,13 @@ class Trial:
         running = [c for c in group if c.worker]
         for candidate in running:
             candidate.samples.clear()
-        for number in range(ROUNDS):
-            self.show(f"timing, round {number + 1} of {ROUNDS}")
+        for number in range(ROUNDS + MORE_ROUNDS):
+            if number == ROUNDS:
+                best = min((c.median for c in running), default=0.0)
+                running = [c for c in running if c.median <= CLOSE * best]
+                if len(running) < 2:
+                    break
+            self.show(f"timing, round {number + 1} of {ROUNDS if number < ROUNDS else ROUNDS + MORE_ROUNDS}")
             for candidate in list(running):
                 self._measure(candidate, ROUND_S)
             running = [c for c in running if c.worker]

@@ -246,30 +246,18 @@ def test_two_first_looks_at_once() -> None:
     assert ids[0] == ids[1] == ids[2]
 
 
-PLUGIN = '''
-from accel.core.contracts import HardwarePlugin
-from accel.core.types import Device, PlatformReport
-
-class Abacus(HardwarePlugin):
-    """Beads."""
-    name = "abacus"
-    priority = 1
-
-    def detect_hardware(self):
-        device = Device("abacus:0", "abacus", "An abacus", "Wood")
-        return PlatformReport("abacus", True, "beads are ready", devices=(device,))
-'''
-
-
 def test_a_platform_of_a_third_party_by_name(tmp_path: Path) -> None:
-    (tmp_path / "abacus_plugin.py").write_text(PLUGIN)
     metadata = tmp_path / "accel_abacus-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: accel-abacus\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[accel.platforms]\nabacus = abacus_plugin:Abacus\n")
+    package = "tests.thirdparty.accel_abacus"
+    (metadata / "entry_points.txt").write_text(
+        f"[accel.platforms]\nabacus = {package}:Abacus\n[accel.engines]\nbeads = {package}:Beads\n"
+    )
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     data = document("--hw", "abacus,cpu", PYTHONPATH=paths)
     assert [device["id"] for platform in data["platforms"] for device in platform["devices"]] == ["abacus:0", "cpu:0"]
+    assert data["platforms"][0]["devices"][0]["engines"] == ["beads"]
     assert "abacus" not in accel("--quiet", PYTHONPATH=paths).stdout
     near = accel("--hw", "abacsu", PYTHONPATH=paths)
     assert near.returncode == 2

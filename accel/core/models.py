@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from accel.core import catalogue, digest, hub, kinds, local, registry
@@ -24,6 +24,8 @@ HUB_PAGE = r"https?://(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)(?:/tree/([^/]+))?
 HUB_FILE = r"([^/]+/[^/]+)/(.+\.(?:gguf|onnx))"
 
 Source = Literal["local", "package", "hub", "ipfs", "catalogue"]
+#: what a project's lock file decides: nothing, the bytes of the models that it names, or also what may be used at all
+Lock = Literal["ignore", "use", "frozen"]
 
 
 class _Wish(NamedTuple):
@@ -36,6 +38,7 @@ class _Wish(NamedTuple):
     refresh: bool
     code: bool
     progress: Report | None
+    lock: Lock = "ignore"
 
     @property
     def real(self) -> bool:
@@ -63,6 +66,7 @@ def resolve(
     refresh: bool = False,
     trust_remote_code: bool = False,
     progress: Report | None = None,
+    lock: Lock = "ignore",
 ) -> Model:
     """Finds a model, and brings it here if it is not.
 
@@ -75,21 +79,30 @@ def resolve(
         refresh: ask the hub whether the revision has moved, instead of using what is here.
         trust_remote_code: let the model's own Python code run; marked as `entry["trust_remote_code"]`.
         progress: told about bytes that are downloaded or hashed.
+        lock: `use` takes the bytes that `accel.lock` names, `frozen` refuses what it does not name.
 
     Raises:
         InputError: no such path or name, or files that cannot be used.
-        UnavailableError: weights that cannot be had, with the ways on.
+        UnavailableError: weights that cannot be had, with the ways on; or not in the lock file.
         IncompatibleError: an architecture that no family knows, or that needs code of its own.
         TransferError: the network, the disk, or a wrong checksum.
     """
     if not name:
         raise InputError("the name of the model is empty", "name a model, such as all-minilm")
-    name, revision = _split(name, revision)
-    wish = _Wish(name, revision, task, weights or "pretrained", refresh, trust_remote_code, progress)
-    return _finish(wish, _find(wish))
+    name, revision = split(name, revision)
+    wish = _Wish(name, revision, task, weights or "pretrained", refresh, trust_remote_code, progress, lock)
+    return _finish(wish, _locked(wish) or _find(wish))
 
 
-def _split(name: str, revision: str | None) -> tuple[str, str | None]:
+def is_path(name: str) -> bool:
+    """Whether a name means a path of this machine, rather than a model of the catalogue or the hub."""
+    exists = local.as_path(name).exists()
+    if local.looks_like_path(name):
+        return exists or re.fullmatch(HUB_FILE, name) is None
+    return exists and catalogue.find(name) is None
+
+
+def split(name: str, revision: str | None) -> tuple[str, str | None]:
     """Parts `name@revision`, where it is not a path; an address of the hub's web pages is taken as the id in it."""
     if page := re.fullmatch(HUB_PAGE, name):
         name = page[1] + (f"@{page[2]}" if page[2] else "")
@@ -104,6 +117,48 @@ def _split(name: str, revision: str | None) -> tuple[str, str | None]:
     if chosen is not None and (not re.fullmatch(REVISION, chosen) or ".." in chosen):
         raise InputError(f"{chosen!r} is not a revision", "give a branch, tag or commit")
     return base, chosen
+
+
+def _locked(wish: _Wish) -> _Found | None:
+    """The bytes that the project's lock file names, read as the model they are; None where it does not name it."""
+    if wish.lock == "ignore":
+        return None
+    from accel.core.content import lockfile
+
+    frozen = wish.lock == "frozen"
+    if wish.name.startswith("ipfs://"):
+        if frozen:
+            lockfile.require(wish.name)
+        return None
+    locked = lockfile.entry(f"{wish.name}@{wish.revision}" if wish.revision else wish.name, frozen=frozen)
+    if locked is None:
+        return None
+    if wish.refresh:
+        raise InputError(
+            f"{lockfile.NAME} keeps {locked.name} at {locked.cid}, and --refresh asks for a newer one",
+            f"accel pin --lock --refresh {locked.name} takes the newer one into it",
+        )
+    entry = None if is_path(wish.name) else catalogue.find(wish.name) or catalogue.by_hub(wish.name)
+    if not wish.real and entry is not None and PurePosixPath(entry.get("package", {}).get("path", "")).suffix:
+        return None  # one file of weights: the architecture comes from the catalogue
+    place = resolve_ipfs(f"ipfs://{locked.cid}")
+    files = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
+    lockfile.check_size(locked, sum(path.stat().st_size for path in files))
+    note = f"{lockfile.NAME}: the bytes of {locked.cid}"
+    found = _of_package(entry, place) if entry is not None and wish.real else None
+    if found is None:
+        found = _Found("ipfs", *local.at(place, weights=wish.real, code=wish.code)[:2], entry=entry)
+    return found._replace(revision=locked.revision or f"ipfs://{locked.cid}", notes=(note,))
+
+
+def _of_package(entry: dict[str, Any], place: Path) -> _Found | None:
+    """Pinned files of an entry's package where that is one file of weights, which says nothing of itself."""
+    path = PurePosixPath(entry.get("package", {}).get("path", ""))
+    if not path.suffix or not (place / path.name).is_file():
+        return None
+    _check_required(entry)
+    layout = entry["package"].get("layout") or entry.get("layout", "transformers")
+    return _package(entry, catalogue.Package(place, path.name, None), layout)._replace(source="ipfs")
 
 
 def _find(wish: _Wish) -> _Found:

@@ -42,6 +42,7 @@ class Request:
     revision: str | None = None
     refresh: bool = False
     trust_remote_code: bool = False
+    frozen: bool = False
     options: Options = field(default_factory=Options)
 
 
@@ -131,6 +132,7 @@ def carry_out(request: Request, listener: Listener) -> None:
                 refresh=request.refresh,
                 trust_remote_code=request.trust_remote_code,
                 progress=listener.transferred,
+                lock="frozen" if request.frozen else "use",
             )
         runner = Runner(model, request.options, wish, listener.show, listener.warn)
         try:

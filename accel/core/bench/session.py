@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import results
-from accel.core.bench import baselines, budgets, compare, control, journal, lanes, measured, own
+from accel.core.bench import baselines, budgets, compare, control, duel, journal, lanes, measured, own
 from accel.core.bench.cells import Skipped, digest
 from accel.core.bench.environment import environment
 from accel.core.bench.matrix import Axes, Matrix, World, expand
@@ -32,12 +32,14 @@ class Order:
 
     Attributes:
         benchmarks: files and names of users' own benchmarks.
+        frozen: only models that `accel.lock` names.
     """
 
     axes: Axes
     wanted: Wanted = field(default_factory=Wanted)
     benchmarks: tuple[str, ...] = ()
     trust_remote_code: bool = False
+    frozen: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `from_json`."""
@@ -62,7 +64,8 @@ class Order:
         folder = options["output_dir"]
         settings["options"] = Options(**{**options, "output_dir": Path(folder) if folder else None})
         wanted = Wanted(**{**data["wanted"], "settings": Settings(**settings)})
-        return cls(Axes(**tuples(data["axes"])), wanted, tuple(data["benchmarks"]), data["trust_remote_code"])
+        code, frozen = data["trust_remote_code"], data.get("frozen", False)
+        return cls(Axes(**tuples(data["axes"])), wanted, tuple(data["benchmarks"]), code, frozen)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,13 @@ def _resolver(order: Order) -> Any:
     from accel.core.models import resolve
 
     def find(name: str, task: str) -> Model:
-        return resolve(name, task=task or None, weights=order.axes.weights, trust_remote_code=order.trust_remote_code)
+        return resolve(
+            name,
+            task=task or None,
+            weights=order.axes.weights,
+            trust_remote_code=order.trust_remote_code,
+            lock="frozen" if order.frozen else "use",
+        )
 
     return find
 
@@ -292,13 +301,11 @@ def _compare(
             listener.show(f"{why} {key}")
             model = matrix.model(outcome.cell)
             if ways[key] == "twice":
-                duel = compare.Duel(
-                    wanted.settings, old.runtime, threshold, wanted.max_time_s, len(keys), listener.show
-                )
-                again.append(duel.fight(outcome, model))
+                pair = duel.Duel(wanted.settings, old.runtime, threshold, wanted.max_time_s, len(keys), listener.show)
+                again.append(pair.fight(outcome, model))
             else:
                 raised = threshold * (machine if lanes.resource(outcome.cell) == "host" else 1.0)
-                again.append(compare.once_more(outcome, model, baseline, wanted, raised, listener.show))
+                again.append(duel.once_more(outcome, model, baseline, wanted, raised, listener.show))
         return {c.key: c for c in compare.judged(again, threshold)}
 
     clear = {c.key for c in found if compare.clear(c, threshold * faster)}
@@ -306,6 +313,11 @@ def _compare(
     if twice:
         first = look(twice, "old and new in turn:")
         found = [first.get(c.key, c) for c in found]
+    # where the old side cannot run, more processes of the new one are all that can be had
+    doubtful = [c.key for c in found if ways.get(c.key) == "stored" and compare.doubtful(c, threshold * machine)]
+    if doubtful:
+        more = look(doubtful, "in more processes:")
+        found = [more.get(c.key, c) for c in found]
     suspects = [c.key for c in found if c.word == "slower"]
     second = look(suspects, "measuring again:") if suspects else {}
     found = [compare.confirmed(c, second[c.key]) if c.key in second else c for c in found]

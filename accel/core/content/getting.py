@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accel.core import paths
 from accel.core.content import lockfile, trees
@@ -200,23 +200,29 @@ def _clear_but(folder: Path, keep: set[Path]) -> None:
             path.rmdir()
 
 
-def find(reference: str, *, frozen: bool = False) -> tuple[Cid, tuple[str, ...]]:
-    """The CID that a reference means, and the path below it.
+class Named(NamedTuple):
+    """What a reference means: a root, the path below it, and the lock file's entry where that named it."""
+
+    root: Cid
+    inside: tuple[str, ...] = ()
+    locked: lockfile.Locked | None = None
+
+
+def find(reference: str, *, frozen: bool = False) -> Named:
+    """What a reference means.
 
     Raises:
         InputError: neither a CID nor a name of the lock file or of a pin. UnavailableError: not what `frozen` allows.
     """
     if is_reference(reference):
         if frozen:
-            cid, inside = parse_reference(reference)
-            lockfile.require_cid(str(cid))
-            return cid, inside
-        return parse_reference(reference)
+            lockfile.require(reference)
+        return Named(*parse_reference(reference))
     locked = lockfile.entry(reference, frozen=frozen)
     if locked is not None:
-        return parse(locked.cid), ()
+        return Named(parse(locked.cid), locked=locked)
     try:
-        return parse(Pins(paths.home() / "content" / "pins").find(reference).cid), ()
+        return Named(parse(Pins(paths.home() / "content" / "pins").find(reference).cid))
     except InputError as error:
         raise InputError(
             f"{reference!r} is neither a content id nor a name that accel.lock or a pin has",
@@ -234,7 +240,7 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
     """
     from accel.core.content.fetching import check_limit
 
-    root, inside = find(wish.reference, frozen=wish.frozen)
+    root, inside, locked = find(wish.reference, frozen=wish.frozen)
     with Job(settings, advance, durable=False) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
         content = job.look(cid, wish.only, wish.max_size)
@@ -248,6 +254,8 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
             job.fetcher.bring(content)
             path = _car(job, content, wish) if wish.car else job.home(content, wish.only)
         check_limit(content, wish.max_size)
+        if locked is not None and not wish.only:
+            lockfile.check_size(locked, content.size)
         report = job.report(cid, path, content.size, len(content.files))
     tidy(settings)
     return report

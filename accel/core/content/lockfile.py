@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accel.core import paths
-from accel.core.content.cid import is_cid
-from accel.core.errors import InputError, UnavailableError
+from accel.core.content.cid import is_cid, parse_reference
+from accel.core.errors import InputError, TransferError, UnavailableError
 
 NAME = "accel.lock"
 VERSION = 1
@@ -21,12 +21,19 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Locked:
-    """One model of a lock file."""
+    """One model of a lock file.
+
+    Attributes:
+        name: as it is asked for; a path starts with `./` and leads from the lock file's folder, or is absolute.
+        size_bytes: of all files.
+        revision: what was pinned. requested: the branch or tag that was asked for then.
+    """
 
     name: str
     cid: str
     size_bytes: int
     revision: str | None = None
+    requested: str | None = None
     licence: str | None = None
 
 
@@ -65,6 +72,8 @@ def read(path: Path) -> dict[str, Locked]:
             locked = Locked(**entry)
             if not isinstance(locked.name, str) or not isinstance(locked.cid, str) or not is_cid(locked.cid):
                 raise ValueError(f"the entry {locked.name!r} has no content id")
+            if not isinstance(locked.size_bytes, int) or isinstance(locked.size_bytes, bool):
+                raise ValueError(f"the entry {locked.name!r} has no size_bytes")
             if locked.name in found:
                 raise ValueError(f"{locked.name!r} is there twice")
             found[locked.name] = locked
@@ -79,7 +88,8 @@ def entry(name: str, start: Path | None = None, *, frozen: bool = False) -> Lock
     """What the lock file says of a model, or None.
 
     Args:
-        name: as the user typed it; `name@revision` is also found under `name` when the revision is the same.
+        name: as the user typed it. `name@revision` means `name` where that is the revision that was pinned or asked
+            for then; a path means the same file from every folder of the project.
         frozen: refuse whatever the lock file does not name.
 
     Raises:
@@ -93,11 +103,12 @@ def entry(name: str, start: Path | None = None, *, frozen: bool = False) -> Lock
             )
         return None
     models = read(path)
-    found = models.get(name)
+    found = models.get(name) or models.get(_spelling(name, path.parent, start))
     if found is None:
         base, at, revision = name.rpartition("@")
         candidate = models.get(base) if at else None
-        found = candidate if candidate is not None and candidate.revision == revision else None
+        if candidate is not None and revision in (candidate.revision, candidate.requested):
+            found = candidate
     if found is None and frozen:
         known = ", ".join(sorted(models)) or "nothing"
         raise UnavailableError(
@@ -107,14 +118,26 @@ def entry(name: str, start: Path | None = None, *, frozen: bool = False) -> Lock
     return found
 
 
-def write(locked: Locked, start: Path | None = None) -> Path:
+def _spelling(path: str, folder: Path, start: Path | None = None) -> str:
+    """How a lock file in `folder` calls a path: from that folder, so that it means the same wherever the project is."""
+    whole = os.path.abspath((start or Path.cwd()) / Path(path.removeprefix("file://")).expanduser())  # noqa: PTH100
+    below = os.path.relpath(whole, folder.absolute())
+    return whole if below.startswith("..") else f"./{below}"
+
+
+def write(locked: Locked, start: Path | None = None, *, is_path: bool = False) -> Path:
     """Adds or replaces a model in the lock file, which is made in `start` where there is none, and returns its path.
+
+    Args:
+        is_path: the name is a path as the user typed it.
 
     Raises:
         InputError: the file that is there is damaged. TransferError: it cannot be written.
     """
     folder = start or Path.cwd()
     path = find(folder) or folder / NAME
+    if is_path:
+        locked = replace(locked, name=_spelling(locked.name, path.parent, start))
     with paths.locked(paths.home() / "content" / "lockfile.lock"):
         models = read(path) if path.exists() else {}
         models[locked.name] = locked
@@ -129,7 +152,7 @@ def _text(models: dict[str, Locked]) -> str:
     for name in sorted(models):
         model = models[name]
         lines.append("[[model]]")
-        for key in ("name", "revision", "cid", "size_bytes", "licence"):
+        for key in ("name", "revision", "requested", "cid", "size_bytes", "licence"):
             value = getattr(model, key)
             if value is not None:
                 lines.append(f"{key} = {_toml(value)}")
@@ -144,12 +167,13 @@ def _toml(value: str | int) -> str:
     return re.sub("\x7f", "\\\\u007F", json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False))
 
 
-def require_cid(cid: str, start: Path | None = None) -> None:
-    """Refuses a CID that the lock file does not name.
+def require(reference: str, start: Path | None = None) -> None:
+    """Refuses content by its CID that the lock file does not name.
 
     Raises:
         UnavailableError: there is no lock file, or it does not name it.
     """
+    cid = str(parse_reference(reference)[0])
     path = find(start)
     if path is None or cid not in {model.cid for model in read(path).values()}:
         raise UnavailableError(
@@ -157,17 +181,14 @@ def require_cid(cid: str, start: Path | None = None) -> None:
         )
 
 
-def reference(name: str, start: Path | None = None, *, frozen: bool = False) -> str:
-    """What to resolve instead of a model's name: `ipfs://CID` where the lock file names it, the name otherwise.
+def check_size(locked: Locked, size: int) -> None:
+    """Refuses content that is not as large as the lock file says: somebody changed one of its lines alone.
 
     Raises:
-        UnavailableError: `frozen`, and the lock file does not name it. InputError: the lock file is damaged.
+        TransferError: it is not.
     """
-    from accel.core.content.cid import is_reference, parse_reference
-
-    if is_reference(name):
-        if frozen:
-            require_cid(str(parse_reference(name)[0]), start)
-        return name
-    found = entry(name, start, frozen=frozen)
-    return f"ipfs://{found.cid}" if found is not None else name
+    if size != locked.size_bytes:
+        raise TransferError(
+            f"{NAME} says that {locked.name} has {locked.size_bytes:,} bytes, and {locked.cid} has {size:,}",
+            f"see who changed {NAME}, or write the entry again: accel pin --lock {locked.name}",
+        )

@@ -34,6 +34,7 @@ class Request:
         reference: leave the bytes in the user's files.
         to_kubo: give it to the node as well.
         lock: write it into `accel.lock`.
+        refresh: ask the hub for a newer version first.
     """
 
     what: str
@@ -41,7 +42,7 @@ class Request:
     reference: bool = False
     to_kubo: bool = False
     lock: bool = False
-    frozen: bool = False
+    refresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,28 +85,40 @@ def pin(
         InputError: nothing of that name. TransferError: it cannot be read, fetched or stored.
         UnavailableError: weights that cannot be had, or no Kubo node where one was asked for.
     """
-    path = Path(request.what)
-    if is_reference(request.what) and not path.exists():
+    if _is_content(request.what):
         done = _pin_content(request, settings, begin, advance)
     else:
-        done = _pin_files(request, _source(request, path, report), settings, begin, advance)
+        done = _pin_files(request, _source(request, report), settings, begin, advance)
     tidy(settings)
     return done
 
 
-def _source(request: Request, path: Path, report: Any) -> _Import:
+def _is_content(what: str) -> bool:
+    return is_reference(what) and not Path(what).exists()
+
+
+def _source(request: Request, report: Any) -> _Import:
     what = request.what
-    if path.exists() or path.is_symlink() or what.startswith((".", "/", "~")):
-        where = path.expanduser()
+    if _is_path(what):
+        where = Path(what.removeprefix("file://")).expanduser()
         return _Import(importer.from_path(where), str(where), str(where.absolute()), licence=_licence(where))
     from accel.core import models
 
-    model = models.resolve(what, progress=report)
+    model = models.resolve(what, refresh=request.refresh, progress=report)
     if model.folder is None or model.weights != "pretrained":
         raise UnavailableError(f"{what} has no files that could be pinned", "pin a folder, or a model with weights")
     licence = model.entry.get("licence") or model.entry.get("license") or _licence(model.folder)
     source = importer.from_files(model.folder, model.files)
     return _Import(source, model.name, model.source, model.revision, licence, model.notes)
+
+
+def _is_path(what: str) -> bool:
+    """As `accel run` decides, but that any path can be pinned, whether a model is there or not."""
+    if what.startswith((".", "/", "~", "file:")):
+        return True
+    from accel.core import models
+
+    return models.is_path(what)
 
 
 def _licence(folder: Path) -> str | None:
@@ -148,7 +161,7 @@ def _pin_files(
 def _pin_content(request: Request, settings: Settings, begin: Begin | None, advance: Advance | None) -> Pinned:
     if request.reference:
         raise InputError("--reference is for files that are here already", "leave it out to pin content by its CID")
-    root, inside = find(request.what, frozen=request.frozen)
+    root, inside, _ = find(request.what)
     with Job(settings, advance) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
         content = job.look(cid)
@@ -187,9 +200,21 @@ def _finish(job: Job, request: Request, pin: Pin, files: int, notes: list[str]) 
         notes += give_to_node(job.store, node, parse(pin.cid))
     lock_file = None
     if request.lock:
-        locked = lockfile.Locked(pin.name or pin.cid, pin.cid, pin.size_bytes, pin.revision, pin.licence)
-        lock_file = lockfile.write(locked)
+        lock_file = _lock(request, pin)
     return Pinned(pin, files, job.writer.written, lock_file=lock_file, notes=[*job.store.notes, *notes])
+
+
+def _lock(request: Request, pin: Pin) -> Path:
+    """Writes a pin into the lock file, under the name by which `accel run` is going to ask for it."""
+    if _is_content(request.what):
+        return lockfile.write(lockfile.Locked(pin.cid, pin.cid, pin.size_bytes))
+    name, requested, is_path = request.what, None, _is_path(request.what)
+    if not is_path:
+        from accel.core import models
+
+        name, requested = models.split(name, None)
+    locked = lockfile.Locked(name, pin.cid, pin.size_bytes, pin.revision, requested, pin.licence)
+    return lockfile.write(locked, is_path=is_path)
 
 
 def _now() -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from accel.core.content import getting, lockfile, pinning
 from accel.core.content.lockfile import Locked
-from accel.core.errors import InputError, UnavailableError
+from accel.core.errors import InputError, TransferError, UnavailableError
 from tests.core.content.helpers import OFFLINE, model
 
 CID = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
@@ -68,9 +68,10 @@ def test_frozen_allows_only_what_is_named() -> None:
     assert lockfile.entry("m", frozen=True) is not None
     with pytest.raises(UnavailableError, match="does not name 'n'"):
         lockfile.entry("n", frozen=True)
-    lockfile.require_cid(CID)
+    lockfile.require(CID)
+    lockfile.require(f"ipfs://{CID}/config.json")
     with pytest.raises(UnavailableError, match=r"no accel\.lock here names"):
-        lockfile.require_cid(OTHER)
+        lockfile.require(OTHER)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,31 @@ def test_pinning_writes_it_and_fetching_reads_it(tmp_path: Path, project: Path) 
         getting.fetch(getting.Wish(CID, frozen=True), OFFLINE)
 
 
-def test_the_reference_that_stands_for_a_name() -> None:
-    lockfile.write(Locked("m", CID, 1))
-    assert lockfile.reference("m") == f"ipfs://{CID}"
-    assert lockfile.reference("other") == "other"
-    assert lockfile.reference("./m") == "./m"
-    with pytest.raises(UnavailableError):
-        lockfile.reference("other", frozen=True)
-    assert lockfile.reference(f"ipfs://{CID}/sub", frozen=True) == f"ipfs://{CID}/sub"
-    with pytest.raises(UnavailableError):
-        lockfile.reference(f"ipfs://{OTHER}", frozen=True)
+def test_a_path_means_the_same_from_every_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = project / "models"
+    below.mkdir()
+    lockfile.write(Locked("models/bert", CID, 1), is_path=True)
+    assert set(lockfile.read(project / "accel.lock")) == {"./models/bert"}
+    for name in ("models/bert", "./models/bert", "models//bert/", str(project / "models" / "bert")):
+        assert lockfile.entry(name) is not None, name
+    monkeypatch.chdir(below)
+    for name in ("bert", "./bert", "../models/bert"):
+        assert lockfile.entry(name) is not None, name
+    assert lockfile.entry("models/bert") is None
+    lockfile.write(Locked("../../elsewhere", OTHER, 1), is_path=True)
+    assert lockfile.entry(str(project.parent / "elsewhere")) is not None
+
+
+def test_a_branch_that_was_asked_for(project: Path) -> None:
+    lockfile.write(Locked("org/m", CID, 1, revision="86b5e09", requested="main"))
+    assert lockfile.entry("org/m") == lockfile.entry("org/m@main") == lockfile.entry("org/m@86b5e09") is not None
+    assert lockfile.entry("org/m@other") is None
+
+
+def test_another_size_than_the_content_has(tmp_path: Path, project: Path) -> None:
+    source = model(tmp_path / "model")
+    done = pinning.pin(pinning.Request(str(source), lock=True), OFFLINE)
+    path = project / "accel.lock"
+    path.write_text(path.read_text().replace(str(done.pin.size_bytes), "12345"))
+    with pytest.raises(TransferError, match="12,345 bytes"):
+        getting.fetch(getting.Wish(str(source)), OFFLINE)

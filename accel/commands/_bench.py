@@ -155,14 +155,13 @@ class Printer:
     def finished(self, outcome: Outcome, done: int, total: int, left_s: float | None) -> None:
         """A cell is finished."""
         from accel.core.bench.measured import steady_part
-        from accel.core.bench.statistics import quantile
 
         self._done, self._total, self._left = done, total, left_s
         self._output.step("")
         text = f"failed ({outcome.cause}): {outcome.reason}"
         part = steady_part(outcome.visits) if outcome.status == "ok" else None
         if part is not None:
-            median = quantile(part.series)
+            median = part.median
             width = "" if median.halfwidth is None else f" ± {100 * median.halfwidth:.1f} %"
             text = f"{1e3 * median.value:.4g} ms{width}, {len(part.series)} runs"
         left = "" if left_s is None or done == total else f", {human_seconds(left_s)} left"

@@ -1,18 +1,15 @@
 """Whether something became slower: new against old, with one verdict per cell that stands up to being asked twice.
 
 A cell is called slower only when the interval of the ratio of the medians lies above the threshold, corrected for the
-number of cells, and when fresh processes say so again. Where the old environment can still run, old and new are
-measured in turn, in short stretches right after each other, and compared pair by pair: what the machine does to both
-cancels out.
+number of cells, and when fresh processes say so again (`accel.core.bench.duel`).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,29 +18,13 @@ from accel.core.bench.baselines import Baseline
 from accel.core.bench.environment import environment, versions
 from accel.core.bench.lanes import resource
 from accel.core.bench.measured import Outcome
-from accel.core.bench.process import Runtime, Settings, Visit
-from accel.core.bench.runner import Wanted
-from accel.core.bench.visiting import Group, State
+from accel.core.bench.process import Runtime
 from accel.core.probe import ProbeError, run_child
-from accel.core.types import Model
 
 Word = Literal["slower", "faster", "same", "undecided", "failed", "new", "gone"]
 Way = Literal["twice", "identical", "stored"]
 #: one-sided level, corrected for the number of cells: the interval of 95 % excludes the threshold
 LEVEL = 0.025
-#: seconds of one stretch of a pair: short, so that the machine is the same for both
-STRETCH_S = 0.05
-#: numbers of pairs of processes at which a duel looks whether it is decided; the level is shared among the looks
-LOOKS = (8, 16, 32)
-#: measuring time of one process of a pair, seconds, at least
-LEAST_SHARE_S = 0.3
-#: quantiles of a stretch that are compared: the median, and lower ones for a busy machine
-QUANTILES = (0.5, 0.25, 0.1)
-#: how much calmer than the median a lower quantile has to be to take its place
-CALMER = 2.0
-#: visits of the new side that is measured once more, at least and at most
-LEAST_VISITS = 2
-MOST_VISITS = 8
 
 
 @dataclass(frozen=True)
@@ -169,7 +150,7 @@ def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> tuple[flo
     old = baseline.cells.get(key)
     if new is None or old is None or new.status != "ok":
         return 1.0, 1.0
-    found = _against(new, old, 1.0).ratio
+    found = against(new, old, 1.0).ratio
     if found is None or math.isnan(found.value):
         return 1.0, 1.0
     low, high = (found.value if bound is None else bound for bound in (found.low, found.high))
@@ -179,6 +160,11 @@ def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> tuple[flo
 def clear(found: Comparison, threshold: float) -> bool:
     """Whether the stored numbers already show that a cell is not slower than the threshold."""
     return found.ratio is not None and found.ratio.high is not None and found.ratio.high <= threshold
+
+
+def doubtful(found: Comparison, threshold: float) -> bool:
+    """Whether a cell looks slower than the threshold and is not known well enough to be called so."""
+    return found.word == "undecided" and found.ratio is not None and found.ratio.value > threshold
 
 
 def stored(
@@ -204,7 +190,7 @@ def stored(
         elif outcome.status != "ok":
             found.append(Comparison(key, "failed", note=outcome.reason))
         else:
-            found.append(_against(outcome, old, threshold * (machine if resource(outcome.cell) == "host" else 1.0)))
+            found.append(against(outcome, old, threshold * (machine if resource(outcome.cell) == "host" else 1.0)))
     known = {outcome.cell.key for outcome in outcomes} | set(skipped) | {control.cell().key}
     found += [
         Comparison(key, "gone", note="it was not measured this time") for key in baseline.cells if key not in known
@@ -212,21 +198,28 @@ def stored(
     return judged(found, threshold)
 
 
-def _against(new: Outcome, old: Outcome, threshold: float) -> Comparison:
+def against(new: Outcome, old: Outcome, threshold: float) -> Comparison:
     ours, theirs = measured.steady_part(new.visits), measured.steady_part(old.visits)
     key = new.cell.key
     if ours is None or theirs is None:
         return Comparison(key, "undecided", note="one of the two has no samples")
     import numpy as np
 
-    return Comparison(
-        key,
-        "undecided",
-        statistics.ratio(ours.series, theirs.series),
-        statistics.slower_p(ours.series, theirs.series, threshold),
-        1e3 * float(np.median(theirs.series)),
-        1e3 * float(np.median(ours.series)),
-    )
+    ratio = statistics.ratio(ours.series, theirs.series)
+    p = statistics.slower_p(ours.series, theirs.series, threshold)
+    processes = statistics.across_ratio(ours.medians, theirs.medians, threshold)
+    if processes is not None:
+        low, high, between = processes
+        unbounded = ratio.low is None or ratio.high is None
+        ratio = statistics.Ratio(
+            ratio.value,
+            low if ratio.low is None else min(low, ratio.low),
+            high if ratio.high is None else max(high, ratio.high),
+        )
+        # samples in a row that bound nothing have no say: the processes differ by more than their runs do
+        p = between if unbounded else max(p, between)
+    old_s, new_s = float(np.median(theirs.series)), float(np.median(ours.series))
+    return Comparison(key, "undecided", ratio, p, 1e3 * old_s, 1e3 * new_s)
 
 
 def judged(found: Sequence[Comparison], threshold: float) -> list[Comparison]:
@@ -248,145 +241,6 @@ def _word(found: Comparison, p: float, threshold: float) -> Word:
     if ratio.high < 1.0:
         return "faster"
     return "same" if ratio.high <= threshold else "undecided"
-
-
-class Duel:
-    """New and old in turn, one fresh pair of processes after the other, until it is clear which it is.
-
-    Two processes of the same program differ by a percent or more for as long as they live, so a pair of processes is
-    one observation, however often it is measured. It is the median of the ratios of many short stretches, each of new
-    and old right after each other.
-
-    Args:
-        runtime: of the old side.
-        max_time_s: measuring time of each side.
-        cells: how many cells are compared, for the correction.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        runtime: Runtime | None,
-        threshold: float,
-        max_time_s: float,
-        cells: int,
-        show: Callable[[str], None],
-    ) -> None:
-        self.settings, self.runtime, self.threshold = settings, runtime, threshold
-        self.max_time_s, self.level, self.show = max_time_s, LEVEL / max(1, cells) / len(LOOKS), show
-
-    def fight(self, outcome: Outcome, model: Model) -> Comparison:
-        """Compares one cell; its p is corrected for the number of looks."""
-        key = outcome.cell.key
-        pairs: list[dict[float, float]] = []
-        times: list[tuple[float, float]] = []
-        spent, share = 0.0, LEAST_SHARE_S
-        while len(pairs) < LOOKS[-1] and (len(pairs) < LOOKS[0] or spent < self.max_time_s):
-            new = State(Outcome(outcome.cell), model, share_s=share)
-            old = State(Outcome(outcome.cell), model, share_s=share, runtime=self.runtime)
-            states = [new, old] if len(pairs) % 2 == 0 else [old, new]
-            Group(states, self.settings, None, 0.0, self.show, stretch_s=STRETCH_S).visit()
-            if new.outcome.status == "failed":
-                return Comparison(key, "failed", how="interleaved", note=new.outcome.reason)
-            if old.outcome.status == "failed":
-                why = f"the old side failed: {old.outcome.reason}"
-                return Comparison(key, "undecided", how="interleaved", note=why)
-            one, two = new.outcome.visits[0], old.outcome.visits[0]
-            found = paired(one, two)
-            if found:
-                pairs.append(found)
-                times.append((_middle(one), _middle(two)))
-            spent += max(new.spent_s, 1e-3)
-            # measuring takes at least as long as getting there, within the time for the least number of pairs
-            share = min(max(LEAST_SHARE_S, one.opening_s), max(LEAST_SHARE_S, self.max_time_s / LOOKS[0]))
-            if len(pairs) in LOOKS:
-                ratio, p, _ = decided(pairs, self.threshold)
-                if p < self.level or (ratio.high is not None and ratio.high < self.threshold):
-                    break
-        ratio, p, quantile = decided(pairs, self.threshold)
-        note = (
-            ""
-            if quantile == 0.5
-            else f"by the {100 * quantile:g} % quantile, which others on this machine disturb less"
-        )
-        new_s, old_s = (sorted(side)[len(times) // 2] for side in zip(*times, strict=True)) if times else (0.0, 0.0)
-        corrected = min(1.0, len(LOOKS) * p)
-        return Comparison(key, "undecided", ratio, corrected, 1e3 * old_s, 1e3 * new_s, "interleaved", None, note)
-
-
-def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[statistics.Ratio, float, float]:
-    """Ratio, p-value and the quantile they are of, from the logarithms of ratios of each pair of processes.
-
-    It is the median, unless others on the machine make it scatter much more than a lower quantile does. Scatter says
-    nothing about the direction, so the choice favours neither verdict.
-    """
-    import numpy as np
-
-    scatter = {
-        q: float(np.median(np.abs(v - np.median(v)))) for q in QUANTILES for v in [np.array([p[q] for p in pairs])]
-    }
-    best = min(scatter, key=lambda q: scatter[q]) if pairs else 0.5
-    chosen = best if pairs and scatter[0.5] > CALMER * scatter[best] else 0.5
-    ratio, p = statistics.signed_rank([pair[chosen] for pair in pairs], threshold=threshold)
-    return ratio, p, chosen
-
-
-def _middle(visit: Visit) -> float:
-    import numpy as np
-
-    part = measured.steady_part([visit])
-    return float(np.median(part.series)) if part is not None else 0.0
-
-
-def once_more(
-    outcome: Outcome,
-    model: Model,
-    baseline: Baseline,
-    wanted: Wanted,
-    threshold: float,
-    show: Callable[[str], None],
-) -> Comparison:
-    """The new side measured anew in fresh processes, against the stored numbers of the old one.
-
-    Args:
-        threshold: with what the machine itself is slower by already in it.
-    """
-    again = Outcome(outcome.cell)
-    state = State(again, model, share_s=wanted.max_time_s / LEAST_VISITS)
-    while len(again.visits) < MOST_VISITS and state.spent_s < wanted.max_time_s and again.status == "ok":
-        before = len(again.visits)
-        Group([state], wanted.settings, None, wanted.target, show).visit()
-        if len(again.visits) == before:
-            break
-    if again.status == "failed":
-        return Comparison(outcome.cell.key, "failed", note=again.reason)
-    return _against(again, baseline.cells[outcome.cell.key], threshold)
-
-
-def paired(new: Visit, old: Visit) -> dict[float, float]:
-    """The logarithm of the ratio new to old of two processes, for each of `QUANTILES`.
-
-    It is the median over the stretches that were measured right after each other, from the steady state on. Empty where
-    there are none.
-    """
-    import numpy as np
-
-    both = [(one, two) for one, two in zip(_stretches(new), _stretches(old), strict=False) if one and two]
-    found: dict[float, float] = {}
-    for level in QUANTILES:
-        ratios = [(float(np.quantile(one, level)), float(np.quantile(two, level))) for one, two in both]
-        logs = [math.log(a / b) for a, b in ratios if a > 0.0 and b > 0.0]
-        if not logs:
-            return {}
-        found[level] = float(np.median(logs))
-    return found
-
-
-def _stretches(visit: Visit) -> list[list[float]]:
-    part = measured.steady_part([visit])
-    start = part.starts[0] if part is not None else 0
-    edges = [0, *visit.marks]
-    return [visit.samples[max(a, start) : b] for a, b in itertools.pairwise(edges)]
 
 
 def confirmed(first: Comparison, again: Comparison) -> Comparison:

@@ -63,11 +63,18 @@ class Steadiness:
     Attributes:
         starts: for each visit the index of its first steady sample.
         reasons: why a visit reached none; empty texts where it did. Of such a visit the last half counts.
+        medians: of each visit that has samples.
     """
 
     series: Array
     starts: tuple[int, ...]
     reasons: tuple[str, ...]
+    medians: tuple[float, ...]
+
+    @property
+    def median(self) -> statistics.Quantile:
+        """The median of all, with an interval that holds what differs from process to process."""
+        return statistics.widened(statistics.quantile(self.series), self.medians)
 
     @property
     def reason(self) -> str:
@@ -88,13 +95,20 @@ def steady_part(visits: Sequence[Visit]) -> Steadiness | None:
         starts.append(start)
         reasons.append(found.reason)
     series = np.concatenate(parts) if parts else np.empty(0)
-    return Steadiness(series, tuple(starts), tuple(reasons)) if series.size else None
+    medians = tuple(float(np.median(part)) for part in parts if part.size)
+    return Steadiness(series, tuple(starts), tuple(reasons), medians) if series.size else None
 
 
-def halfwidth(visits: Sequence[Visit]) -> float | None:
-    """Half the width of the interval of the median of all steady samples, as a share of it; None: not bounded."""
+def halfwidth(visits: Sequence[Visit], *, processes: bool = True) -> float | None:
+    """Half the width of the interval of the median of all steady samples, as a share of it; None: not bounded.
+
+    Args:
+        processes: that they differ counts too.
+    """
     part = steady_part(visits)
-    return None if part is None else statistics.quantile(part.series).halfwidth
+    if part is None:
+        return None
+    return (part.median if processes else statistics.quantile(part.series)).halfwidth
 
 
 def describe(outcome: Outcome, target: float) -> dict[str, Any]:
@@ -129,12 +143,14 @@ def _speed(cell: Cell, outcome: Outcome, part: Steadiness | None, target: float)
         *("latency_ms", "latency_interval_ms", "mean_ms", "min_ms", "max_ms", "deviation_ms", "quantiles", "samples"),
         *("effective_samples", "autocorrelation", "outliers", "precision_reached", "throughput_per_s"),
         *("throughput_interval_per_s", "gflops_per_s", "steady", "noise", "first_token_ms", "tokens_per_s", "energy_j"),
+        "process_medians_ms",
     )
     empty: dict[str, Any] = {**dict.fromkeys(names), "energy_note": outcome.energy_note or None}
     if part is None:
         return empty
     found = statistics.summarise(part.series)
-    median = found.median
+    median = part.median
+    quantiles = {**found.quantiles, 0.5: median}
     work = 1 if cell.benchmark else cell.batch
     disturbed = noise.disturbance([pair for visit in outcome.visits for pair in visit.stretches])
     verdict = noise.judge(median.halfwidth, target, part.reason, found.outlier_count / found.count, disturbed)
@@ -145,13 +161,14 @@ def _speed(cell: Cell, outcome: Outcome, part: Steadiness | None, target: float)
     return empty | {
         "latency_ms": 1e3 * median.value,
         "latency_interval_ms": _scaled(median, 1e3),
+        "process_medians_ms": [1e3 * value for value in part.medians],
         "mean_ms": 1e3 * found.mean,
         "min_ms": 1e3 * found.minimum,
         "max_ms": 1e3 * found.maximum,
         "deviation_ms": 1e3 * found.deviation,
         "quantiles": {
             f"p{100 * level:g}": {"value_ms": 1e3 * q.value, "interval_ms": _scaled(q, 1e3)}
-            for level, q in found.quantiles.items()
+            for level, q in quantiles.items()
         },
         "samples": found.count,
         "effective_samples": found.worth.size,

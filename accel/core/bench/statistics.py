@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from accel.core.bench.distributions import normal_cdf, student_quantile
+from accel.core.bench.distributions import normal_cdf, student_cdf, student_quantile
 from accel.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -333,6 +333,63 @@ def slower_p(new: Sequence[float] | Array, old: Sequence[float] | Array, thresho
         bound = _mover(ours, theirs, middle)[0]
         low, high = (middle, high) if bound is not None and bound > limit else (low, middle)
     return 0.5 * (1.0 - low)
+
+
+#: processes from which their medians alone bound what is common to them
+PROCESSES = 3
+
+
+def across(medians: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Interval of what several processes have in common, from the median of each; None for fewer than three.
+
+    Processes of the same program differ for as long as they live, so each of them is one observation however many
+    samples it gave (Kalibera and Jones 2013): Student's t on the logarithms. Where processes differ by a fifth of
+    what single runs do, an interval of all samples in a row covers the median in 70 % of cases, this one in 95 %.
+    """
+    import numpy as np
+
+    if len(medians) < PROCESSES or min(medians) <= 0.0:
+        return None
+    logs = np.log(np.asarray(medians, dtype=np.float64))
+    n = len(logs)
+    reach = student_quantile(0.5 + confidence / 2.0, n - 1.0) * float(logs.std(ddof=1)) / math.sqrt(n)
+    middle = float(logs.mean())
+    return math.exp(middle - reach), math.exp(middle + reach)
+
+
+def widened(found: Quantile, medians: Sequence[float], confidence: float = CONFIDENCE) -> Quantile:
+    """An interval of all samples, made to hold that of the processes too."""
+    own = across(medians, confidence)
+    if own is None:
+        return found
+    low = min(own[0], found.value, own[0] if found.low is None else found.low)
+    high = max(own[1], found.value, own[1] if found.high is None else found.high)
+    return Quantile(found.level, found.value, low, high)
+
+
+def across_ratio(
+    new: Sequence[float], old: Sequence[float], threshold: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float] | None:
+    """Bounds of the ratio of what two sets of processes have in common, and its one-sided p-value.
+
+    Welch's t-test on the logarithms of the processes' medians (Welch 1947, Biometrika 34); None for fewer than three
+    processes on either side.
+    """
+    import numpy as np
+
+    if min(len(new), len(old)) < PROCESSES or min(*new, *old) <= 0.0:
+        return None
+    ours, theirs = np.log(np.asarray(new)), np.log(np.asarray(old))
+    parts = [float(ours.var(ddof=1)) / len(ours), float(theirs.var(ddof=1)) / len(theirs)]
+    variance = sum(parts)
+    difference = float(ours.mean() - theirs.mean())
+    if variance == 0.0:
+        return math.exp(difference), math.exp(difference), 0.0 if difference > math.log(threshold) else 1.0
+    df = variance**2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
+    error = math.sqrt(variance)
+    reach = student_quantile(0.5 + confidence / 2.0, df) * error
+    p = 1.0 - student_cdf((difference - math.log(threshold)) / error, df)
+    return math.exp(difference - reach), math.exp(difference + reach), p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from accel.core import prepared
 from accel.core.bench import lanes, measured
 from accel.core.bench.measured import Outcome
-from accel.core.bench.process import CellProcess, Runtime, Settings, Visit, cause_of, unusable
+from accel.core.bench.process import CellProcess, Runtime, Settings, cause_of, unusable
 from accel.core.bench.reference import References
 from accel.core.errors import AccelError
 from accel.core.registry import engine
@@ -54,9 +54,9 @@ class State:
         """Measuring time so far."""
         return sum(visit.spent_s for visit in self.outcome.visits)
 
-    def halfwidth(self, running: Visit | None = None) -> float | None:
-        """Of the median's interval, with that of a visit in progress."""
-        return measured.halfwidth([*self.outcome.visits, *([running] if running is not None else [])])
+    def halfwidth(self) -> float | None:
+        """Of the median's interval."""
+        return measured.halfwidth(self.outcome.visits)
 
 
 @dataclass
@@ -188,7 +188,8 @@ class Group:
             return visit.spent_s >= 2 * state.share_s or part is None or not part.reason
         if stretches < LEAST_STRETCHES:
             return False
-        halfwidth = state.halfwidth(visit)
+        # that processes differ is no reason to stay in this one: only more of them make that smaller
+        halfwidth = measured.halfwidth([*state.outcome.visits, visit], processes=False)
         part = measured.steady_part([visit])
         return halfwidth is not None and halfwidth <= self.target and part is not None and not part.reason
 

@@ -13,11 +13,10 @@ import accel as accel_package
 from tests.core.bench import parts
 from tests.program import accel
 
-ENGINE = "evil-plain"
-# whether a difference of a few percent is found depends on what else the machine does
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timeout(900)
 
-OPTIONS = ("--hw", "cpu", "--engine", ENGINE, "--max-time", "2s", "--precision-target", "3%", "--processes", "2")
+ENGINE = "evil-plain"
+OPTIONS = ("--hw", "cpu", "--engine", ENGINE, "--max-time", "1s", "--precision-target", "3%", "--processes", "5")
 
 
 def package(folder: Path, deed: str) -> str:
@@ -36,8 +35,8 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 2 ms."""
-    return parts.onnx_model(tmp_path_factory.mktemp("model") / "some.onnx", width=1024, layers=8)
+    """Some 50 microseconds: short against the slices in which a busy machine hands out its processors."""
+    return parts.onnx_model(tmp_path_factory.mktemp("model") / "some.onnx", width=256, layers=8)
 
 
 @pytest.fixture
@@ -61,15 +60,16 @@ def compare(model: Path, home: Path, path: str, *more: str, code: int = 0) -> di
 
 
 def test_a_slower_engine_is_found_with_the_old_one_beside_it(model: Path, home: Path, tmp_path: Path) -> None:
-    found = compare(model, home, package(tmp_path / "new", parts.slower(0.4)), code=6)
+    found = compare(model, home, package(tmp_path / "new", parts.slower(0.5)), code=6)
     assert found["baseline"]["old_can_run"]
     (cell,) = found["comparisons"]
     assert (cell["verdict"], cell["how"], cell["confirmed"]) == ("slower", "interleaved", True)
-    assert 1.2 < cell["ratio"] < 1.7 and cell["ratio_interval"][0] > 1.1 and cell["p"] < 0.025
+    assert 1.2 < cell["ratio"] < 2.5 and cell["ratio_interval"][0] > 1.1 and cell["p"] < 0.025
     # the control measured the machine and is no cell of the user's
     assert len(found["cells"]) == 1
 
 
+@pytest.mark.slow
 def test_a_change_that_changes_nothing_is_none(model: Path, home: Path, tmp_path: Path) -> None:
     found = compare(model, home, package(tmp_path / "new", "unused = 1"))
     (cell,) = found["comparisons"]

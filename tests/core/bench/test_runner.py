@@ -19,6 +19,7 @@ from accel.core.bench.measured import Outcome
 from accel.core.bench.process import Settings, Visit
 from accel.core.bench.runner import Sweep, Wanted
 from accel.core.bench.session import Gates, Order, Report, carry_out
+from accel.core.bench.visiting import Group, State
 from accel.core.errors import InputError, PartialError, TransferError, UnavailableError
 from accel.core.models import resolve
 
@@ -93,14 +94,21 @@ def test_a_sweep_from_end_to_end(tiny: Path, evil: Path) -> None:
     assert list(journal.root().glob("*/journal.jsonl")) == []
 
 
-@pytest.mark.slow  # how often a round goes around depends on what else the machine does
 def test_cells_are_measured_in_turn(tiny: Path, evil: Path) -> None:
-    _, notes = bench(order(tiny, "onnxruntime", "evil-plain", wanted=dataclasses.replace(QUICK, target=1e-6)))
-    measured_lines = [line for line in notes.lines if line.startswith(str(tiny))]
-    engines = ["evil" if "evil" in line else "ort" for line in measured_lines]
-    assert len(engines) >= 8
-    # never one cell three times in a row, and each the first in its turn now and then
-    assert all(len(set(engines[i : i + 3])) == 2 for i in range(len(engines) - 2))
+    """First one, then the other, and each second round backwards: it is a rule and no matter of timing."""
+    lines: list[str] = []
+    found = World(lambda name, task: resolve(name, task=task or None))
+    matrix = expand(axes(tiny, "onnxruntime", "evil-plain"), found)
+    states = [State(Outcome(cell), matrix.model(cell), share_s=1e9) for cell in matrix.cells]
+    keys = [cell.key for cell in matrix.cells]
+
+    def turns() -> list[int]:
+        return [keys.index(line) for line in lines if line in keys]
+
+    # so short that no cell has all the samples of a visit before the end
+    group = Group(states, QUICK.settings, None, 0.0, lines.append, stopped=lambda: len(turns()) >= 12, stretch_s=0.001)
+    assert group.visit() == states and turns() == [0, 1, 1, 0] * 3
+    assert [len(visit.marks) for state in states for visit in state.outcome.visits] == [6, 6]
 
 
 def test_outputs_that_are_not_numbers_or_not_the_same(tiny: Path, evil: Path) -> None:

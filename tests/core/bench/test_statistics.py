@@ -72,6 +72,33 @@ def test_a_slower_series_is_found_and_its_p_value_meets_its_interval() -> None:
     assert statistics.slower_p(new, old, 1.2) == 1.0
 
 
+@pytest.mark.parametrize("between", [0.0, 0.002, 0.02])
+@pytest.mark.parametrize("processes", [3, 8])
+def test_what_differs_from_process_to_process_is_in_the_interval(processes: int, between: float) -> None:
+    random = np.random.default_rng([processes, int(1000 * between)])
+    inside, compared = 0, 0
+    for _ in range(400):
+        first, second = (
+            [np.exp(between * random.standard_normal() + 0.01 * random.standard_normal(100)) for _ in range(processes)]
+            for _ in range(2)
+        )
+        medians = [float(np.median(part)) for part in first]
+        found = statistics.widened(statistics.quantile(np.concatenate(first)), medians)
+        inside += covers(found.low, found.high, 1.0)
+        ratio = statistics.across_ratio(medians, [float(np.median(part)) for part in second], 1.0)
+        assert ratio is not None
+        compared += ratio[0] <= 1.0 <= ratio[1]
+    assert 0.93 <= inside / 400 <= 0.995 and 0.93 <= compared / 400 <= 0.99
+
+
+def test_few_processes_say_nothing_about_each_other() -> None:
+    assert statistics.across([1.0, 1.1]) is None and statistics.across_ratio([1.0] * 3, [1.0] * 2, 1.0) is None
+    assert statistics.across([1.0, 1.1, 0.0]) is None
+    assert statistics.across_ratio([2.0] * 3, [1.0] * 3, 1.03) == (2.0, 2.0, 0.0)
+    plain = statistics.quantile(np.random.default_rng(0).random(100))
+    assert statistics.widened(plain, [0.5]) == plain
+
+
 def test_dependent_samples_count_for_less() -> None:
     random = np.random.default_rng(8)
     independent = np.mean([statistics.effective(random.standard_normal(1000)).size for _ in range(20)])

@@ -12,7 +12,7 @@ from typing import Any
 from accel.core.errors import IncompatibleError
 from accel.core.image_settings import read_settings
 from accel.core.mel import KINDS, SoundProcessor
-from accel.core.torch_models import quiet
+from accel.core.torch_models import numbers, quiet
 
 DEFAULTS = {"audio-spectrogram-transformer": "AST", "whisper": "Whisper"}
 
@@ -44,7 +44,7 @@ def freeze(folder: Path | None, config: dict[str, Any]) -> dict[str, Any]:
     if not given and name == "AST":
         settings |= {k: config[k] for k in ("max_length", "num_mel_bins") if k in config}
     try:
-        with quiet():
+        with quiet(), numbers():
             reference = getattr(transformers, f"{name}FeatureExtractor")(**settings)
     except (TypeError, ValueError) as error:
         raise IncompatibleError(
@@ -64,8 +64,9 @@ def _verify(ours: SoundProcessor, theirs: Any, name: str) -> None:
     times = np.arange(3 * ours.rate) / ours.rate
     noise = np.random.default_rng(7).standard_normal(times.size)
     samples = (0.3 * np.sin(2 * np.pi * (200 + 300 * times) * times) + 0.02 * noise).astype(np.float32)
-    outputs = theirs(samples, sampling_rate=ours.rate, return_tensors="np")
-    expected = np.asarray(outputs[theirs.model_input_names[0]][0])
+    with numbers():
+        outputs = theirs(samples, sampling_rate=ours.rate, return_tensors="np")
+        expected = np.asarray(outputs[theirs.model_input_names[0]][0])
     found = ours(samples)
     if expected.shape != found.shape or float(np.abs(expected - found).max()) > 1e-4:
         raise IncompatibleError(

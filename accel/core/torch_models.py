@@ -145,6 +145,15 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def numbers() -> Iterator[None]:
+    """Inside, tensors hold numbers, also where `accel profile` builds a model whose tensors have shapes alone."""
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily():
+        yield
+
+
+@contextlib.contextmanager
 def reading(model: Model) -> Iterator[None]:
     """Lets transformers share what it reads from a GGUF file; around the loading of model and tokenizer it helps most.
 

@@ -194,14 +194,23 @@ def build(word: str | None = None) -> typer.Typer:
         elif not whole:
             app.command(name, cls=Command, short_help=command[""])(_listed)
         else:
-            kind = with_default(command["*"]) if "*" in command else Group
-            group = typer.Typer(cls=kind, rich_markup_mode=None, invoke_without_command=True, help=command[""])
-            group.callback()(_help_if_bare)
-            for sub, function in command.items():
-                if sub not in ("", "*"):
-                    group.command(sub, cls=Command, short_help=_first_line(function.__doc__))(shared(function))
-            app.add_typer(group, name=name, short_help=command[""])
+            app.add_typer(_group(command), name=name, short_help=command[""])
     return app
+
+
+def _group(commands: dict[str, Any]) -> typer.Typer:
+    """A group of subcommands, some of which may be groups."""
+    kind = with_default(commands["*"]) if "*" in commands else Group
+    group = typer.Typer(cls=kind, rich_markup_mode=None, invoke_without_command=True, help=commands[""])
+    group.callback()(_help_if_bare)
+    for name, command in commands.items():
+        if name in ("", "*"):
+            continue
+        if isinstance(command, dict):
+            group.add_typer(_group(command), name=name, short_help=command[""])
+        else:
+            group.command(name, cls=Command, short_help=_first_line(command.__doc__))(shared(command))
+    return group
 
 
 def _run() -> int:

@@ -50,6 +50,44 @@ def human_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def sparkline(values: Sequence[float | None], stream: Any = None) -> str:
+    """A series as one character per value, from its least to its largest; a gap for None.
+
+    Where the stream (stdout) cannot carry block characters, digits from 0 to 9 take their place.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return ""
+    marks = "▁▂▃▄▅▆▇█" if carries("█", stream) else "0123456789"
+    low, width = min(known), max(known) - min(known)
+
+    def mark(value: float | None) -> str:
+        if value is None or not math.isfinite(value):
+            return " "
+        share = (value - low) / width if width > 0 else 0.5
+        return marks[min(len(marks) - 1, int(share * len(marks)))]
+
+    return "".join(mark(value) for value in values)
+
+
+def bar(share: float, width: int = 10, stream: Any = None) -> str:
+    """A horizontal bar for a share between 0 and 1, not padded; never empty for a share above 0."""
+    share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+    if not carries("█", stream):
+        return "#" * max(round(share * width), int(share > 0))
+    eighths = max(round(share * width * 8), int(share > 0))
+    return "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
+
+
+def carries(text: str, stream: Any = None) -> bool:
+    """Whether the encoding of the stream (stdout) has these characters."""
+    try:
+        text.encode(getattr(stream or sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 class Progress:
     """A count that moves: a bar with rate and remaining time on a terminal, a plain line now and then in a log.
 
@@ -202,6 +240,11 @@ class Output:
         return self.mode == "human" or (self.mode == "json" and sys.stderr.isatty())
 
     @property
+    def width(self) -> int:
+        """Columns that a line of the result may take."""
+        return terminal_width(sys.stdout)
+
+    @property
     def terminal(self) -> bool:
         """Whether stdout is a terminal, so that text may appear piece by piece."""
         return sys.stdout.isatty()
@@ -255,8 +298,22 @@ class Output:
         finally:
             bar.finish()
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """A table that fits the terminal (80 columns when piped)."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str = "",
+        *,
+        right: Sequence[str] = (),
+        whole: Sequence[str] = (),
+        dense: bool = False,
+    ) -> None:
+        """A table that fits the terminal (80 columns when piped).
+
+        Args:
+            right: columns that are set to the right. whole: columns whose cells are never broken into lines.
+            dense: less room between the columns, for tables with many.
+        """
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -269,9 +326,11 @@ class Output:
             force_terminal=self.colour,
             highlight=False,
         )
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+        padding = (0, 1, 0, 0) if dense else (0, 1)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", padding=padding)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            justify: Any = "right" if column in right else "left"
+            table.add_column(column, overflow="fold", justify=justify, no_wrap=column in whole)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         with _written():

@@ -34,7 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 #: the only parts that may import these libraries, at any place
 ONLY: dict[str, tuple[str, ...]] = {
-    "duckdb": ("accel.core.results", "accel.migrations"),
+    "duckdb": ("accel.core.database", "accel.migrations"),
     "rich": ("accel.output",),
     "typer": ("accel.cli", "accel.coercion", "accel.commands", "accel.grouping", "accel.reference"),
 }
@@ -177,7 +177,7 @@ def test_a_wrong_arrow_is_found(file: str, text: str, says: str, tmp_path: Path)
         ("core/a.py", "import json\nfrom accel.core.paths import home"),
         ("core/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import duckdb\n    import numpy as np"),
         ("core/a.py", "def f():\n    import torch"),
-        ("core/results.py", "def f():\n    import duckdb"),
+        ("core/database.py", "def f():\n    import duckdb"),
         ("families/a.py", "from accel.families._shared import x\nfrom accel.core import types"),
         ("commands/a.py", "import typer\nfrom accel.output import Output"),
     ],

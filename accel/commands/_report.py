@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from accel.core.errors import TransferError
     from accel.core.report.cells import Cell
     from accel.core.report.reading import Filter
+    from accel.core.report.runs import Run
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Only this model; * stands for any letters.")]
 Hardware = Annotated[
@@ -28,6 +29,8 @@ Kind = Annotated[
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=-1.0, max=1.0, help="The least cosine with fp32 torch that will do.")
 ]
+
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Lines at most.")]
 
 #: what tells results apart, in the order it is shown
 AXES = ("model", "task", "weights", "device", "engine", "precision", "variant", "batch", "length", "threads")
@@ -107,6 +110,18 @@ def counted(count: int, what: str) -> str:
 def some(names: Sequence[str], kind: str, most: int = 3) -> str:
     """`a, b, c`, or `40 models` where they are many."""
     return ", ".join(names) if len(names) <= most else f"{len(names)} {kind}"
+
+
+def axes(cell: Cell) -> dict[str, Any]:
+    """The axes of a result."""
+    return {name: getattr(cell, name) for name in AXES}
+
+
+def titled(run: Run) -> str:
+    """A run in one line: id, day, commit."""
+    when = max((cell.when for cell in run.cells), default=None)
+    commit = run.environment.get("commit")
+    return f"run {run.name[:12]} of {minute(when)}{f', commit {commit[:12]}' if commit else ''}"
 
 
 def halfwidth(cell: Cell) -> str:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accel.commands import _report
+from accel.commands._report_analysis import COMMANDS as ANALYSIS
 from accel.commands._report_db import GROUP as DB
 from accel.output import Output, bar, human_bytes, sparkline
 
 if TYPE_CHECKING:
     from accel.core.report.runs import Run
     from accel.core.report.summary import Summary
-
-Limit = Annotated[int, typer.Option("--limit", min=1, help="Lines at most.")]
 
 
 def summary(
@@ -23,7 +22,7 @@ def summary(
     device: _report.Hardware = "",
     since: _report.Since = None,
     kind: _report.Kind = "bench,run",
-    limit: Limit = 20,
+    limit: _report.Limit = 20,
 ) -> None:
     """Show what was measured: how often, how well it went, what failed and why.
 
@@ -109,7 +108,7 @@ def _show(output: Output, found: Run) -> None:
     when = max((cell.when for cell in found.cells), default=None)
     output.line(f"run {found.name} of {_report.minute(when)}")
     output.line(" · ".join(fact for fact in facts if fact))
-    rows = [{**cell.as_json(), "variant": cell.variant, "weights": cell.weights} for cell in found.cells]
+    rows = [_report.axes(cell) for cell in found.cells]
     columns, common = _report.varying(rows)
     roomy = output.width >= 100
     lines = []
@@ -136,7 +135,7 @@ def _show(output: Output, found: Run) -> None:
         output.line(f"{cell.key}: {cell.status} ({cell.cause}): {cell.metadata.get('reason')}")
 
 
-def runs(output: Output, limit: Limit = 20) -> None:
+def runs(output: Output, limit: _report.Limit = 20) -> None:
     """List the latest runs.
 
     Example: accel report runs
@@ -174,5 +173,6 @@ GROUP: dict[str, Any] = {
     "summary": summary,
     "runs": runs,
     "show": show,
+    **ANALYSIS,
     "db": DB,
 }

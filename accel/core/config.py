@@ -28,7 +28,8 @@ from accel.core import paths
 from accel.core.config_files import Setting, Source, project_sources, read, user_sources
 from accel.core.errors import InputError, TransferError
 from accel.core.locks import holding
-from accel.core.settings import SCHEMA, SECTIONS, Origin, find_key, near, parse_size
+from accel.core.setting_readers import Origin
+from accel.core.settings import SCHEMA, SECTIONS, find_key, near, parse_size
 
 __all__ = [
     "Config",

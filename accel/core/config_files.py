@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from accel.core import paths
 from accel.core.errors import InputError
-from accel.core.settings import SCHEMA, SECTIONS, Key, Origin, find_key, near
+from accel.core.setting_readers import Origin
+from accel.core.settings import SCHEMA, SECTIONS, Key, find_key, near
 
 PROJECT_FILES = ("ipfs_accelerate.json", "config.toml", "pyproject.toml")
 _TABLE = "ipfs_accelerate"

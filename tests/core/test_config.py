@@ -113,6 +113,8 @@ ACCEPTED = [
     ("performance.cache_size", "1.5 G", 3 * 2**29, 1000, 1000),
     ("performance.prepared_size", "512MB", 512 * 10**6, None, None),
     ("performance.parallel_requests", "256", 256, 1, 1),
+    ("performance.price_per_hour", "cpu=0.08, cuda:0=2.5", ("cpu=0.08", "cuda:0=2.5"), {"all": 1}, ("all=1",)),
+    ("performance.price_per_hour", "cpu=1,cpu=.5", ("cpu=.5",), ["openvino=3"], ("openvino=3",)),
     ("performance.enable_profiling", "on", True, False, False),
     ("logging.level", "Debug", "debug", "error", "error"),
     ("logging.file", "/var/log/accel.log", "/var/log/accel.log", None, None),

@@ -21,3 +21,13 @@ def histogram(values: Sequence[float], bins: int) -> list[float]:
         return [float(len(series))]
     counts: Any = np.histogram(np.clip(series, low, high), bins, (low, high))[0]
     return [float(count) for count in counts]
+
+
+def condensed(values: Sequence[float], width: int) -> list[float]:
+    """A series as at most `width` medians of stretches of the same length, in order."""
+    import statistics
+
+    n = len(values)
+    if n <= width:
+        return list(values)
+    return [statistics.median(values[i * n // width : (i + 1) * n // width]) for i in range(width)]

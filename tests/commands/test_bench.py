@@ -293,11 +293,11 @@ def test_the_time_limit_of_the_command(tiny: Path, tmp_path: Path) -> None:
     assert len(stored(tmp_path / "home")) < 6
 
 
-def test_inputs_of_ones_own(tmp_path: Path) -> None:
+def test_inputs_of_ones_own_and_made_up_ones_of_a_length(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("one short line\n" + "a much longer line of text " * 5 + "\n")
-    found = document(
-        "all-minilm", "--hw", "cpu", "--engine", "onnxruntime", "--batch", "2", "--no-agreement",
-        "--input-file", tmp_path / "in.txt", *QUICK,
-    )  # fmt: skip
-    (cell,) = found["cells"]
-    assert cell["input_length"] > 20 and cell["status"] == "ok"
+    common = ("all-minilm", "--hw", "cpu", "--engine", "onnxruntime", "--batch", "2", "--no-agreement", *QUICK)
+    home = tmp_path / "home"
+    (own,) = document(*common, "--input-file", tmp_path / "in.txt", home=home)["cells"]
+    assert own["input_length"] > 20 and own["status"] == "ok"
+    made = document(*common, "--seq", "8,24", home=home)["cells"]
+    assert [cell["input_length"] for cell in made] == [8, 24]

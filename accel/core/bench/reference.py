@@ -48,7 +48,7 @@ class References:
             [
                 *(model.digest, model.weights, cell.task, cell.batch, cell.length, self._inputs),
                 *(options.max_new_tokens, options.chat, options.truncate, options.steps, options.seed),
-                *(engine_version("torch"), engine_version("transformers"), engine_version("onnxruntime"), 1),
+                *(engine_version("torch"), engine_version("transformers"), engine_version("onnxruntime"), 2),
             ]
         )
         path = _folder() / name

@@ -92,8 +92,12 @@ def test_what_differs_from_process_to_process_is_in_the_interval(processes: int,
 
 
 def test_few_processes_say_nothing_about_each_other() -> None:
-    assert statistics.across([1.0, 1.1]) is None and statistics.across_ratio([1.0] * 3, [1.0] * 2, 1.0) is None
-    assert statistics.across([1.0, 1.1, 0.0]) is None
+    assert statistics.across([1.0, 1.1]) is None and statistics.across([1.0, 1.1, 0.0]) is None
+    assert statistics.across_ratio([1.0, 0.0], [1.0], 1.0) is None
+    # one process on each side: two percent apart is nothing, ten are something
+    for factor, slower in ((1.02, False), (1.1, True)):
+        found = statistics.across_ratio([factor], [1.0], 1.0)
+        assert found is not None and found[0] < factor < found[1] and (found[2] < 0.025) is slower
     assert statistics.across_ratio([2.0] * 3, [1.0] * 3, 1.03) == (2.0, 2.0, 0.0)
     plain = statistics.quantile(np.random.default_rng(0).random(100))
     assert statistics.widened(plain, [0.5]) == plain

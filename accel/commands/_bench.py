@@ -201,9 +201,9 @@ def _human(output: Output, report: Report, measured: Sequence[dict[str, Any]]) -
         causes = cell["noise"]["causes"]
         if causes:
             output.line(f"{label.of(cell)}{cell['noise']['verdict']}: {'; '.join(causes)}")
-        extra = _extra(cell)
-        if extra:
-            output.line(f"{label.of(cell)}{extra}")
+        output.line(f"{label.of(cell)}{_extra(cell)}")
+    for note in dict.fromkeys(cell["energy_note"] for cell in measured if cell["energy_note"]):
+        output.line(f"energy not measured{'' if note == 'not measured' else f': {note}'}")
     for cell in report.failures:
         output.line(f"{label.of(cell)}failed ({cell['cause']}): {cell['reason']}")
     _comparisons(output, report, label)
@@ -286,8 +286,10 @@ def _number(value: float | None) -> str:
 
 
 def _extra(cell: dict[str, Any]) -> str:
-    """What belongs to some cells only."""
-    parts = []
+    """How long each phase took, and what belongs to some cells only."""
+    names = (("prepare_ms", "prepare"), ("load_ms", "load"), ("compile_ms", "compile"), ("first_ms", "first run"))
+    phases = [(word, cell["phases"][name]) for name, word in names]
+    parts = [f"{word} {ms:.3g} ms" if ms < 1e3 else f"{word} {ms / 1e3:.3g} s" for word, ms in phases if ms is not None]
     if cell["first_token_ms"] is not None:
         parts.append(f"first token {cell['first_token_ms']:.4g} ms")
     if cell["tokens_per_s"] is not None:

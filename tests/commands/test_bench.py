@@ -62,6 +62,7 @@ def test_a_person_sees_what_differs_between_the_cells(tiny: Path) -> None:
     done = succeed("bench", tiny, "--hw", "cpu", "--engine", "onnxruntime", "--batch", "1,4", *QUICK)
     flowing = " ".join(done.stdout.split())  # a long path wraps where the terminal ends
     assert "cpu:0 · onnxruntime" in flowing and "batch" in flowing and "per s" in flowing
+    assert "load " in flowing and "first run " in flowing and "energy" in flowing
     assert "2 cells to measure" in done.stderr and "[2/2]" in done.stderr
     bare = succeed("bench", tiny, "--hw", "cpu", "--engine", "onnxruntime", *QUICK, "--quiet")
     (line,) = bare.stdout.splitlines()
@@ -107,6 +108,18 @@ def test_a_baseline_saved_and_compared(tiny: Path, tmp_path: Path, evil: str) ->
     verdicts = {c["key"].partition("batch ")[2]: c["verdict"] for c in found["comparisons"]}
     assert verdicts["2"] == "new" and verdicts["1"] in ("same", "faster", "undecided")
     assert found["regression_threshold"] == pytest.approx(0.99)
+
+
+def test_a_baseline_of_other_hardware(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    document(tiny, "--hw", "cpu", "--engine", "onnxruntime", *QUICK, "--save-as", file)
+    data = json.loads(file.read_text())
+    data["machines"] = dict.fromkeys(["0123456789abcdef"], *data["machines"].values())
+    file.write_text(json.dumps(data))
+    done = accel("bench", tiny, "--hw", "cpu", "--engine", "onnxruntime", *QUICK, "--baseline", file, "--json")
+    assert done.returncode == 3 and done.stdout == ""
+    error = json.loads(done.stderr.splitlines()[-1])
+    assert "of other hardware" in error["message"] and "--save-as" in error["hint"]
 
 
 @pytest.mark.parametrize(

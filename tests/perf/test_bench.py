@@ -21,7 +21,7 @@ import pytest
 import accel as accel_package
 from accel.core.bench.far import timed
 from tests.core.bench import parts
-from tests.program import accel, environment
+from tests.program import accel
 
 pytestmark = pytest.mark.perf
 
@@ -167,59 +167,3 @@ def test_slowdowns_of_5_percent_in_a_real_model_are_found(state: Path, frozen: P
     found = sum(d["verdict"] == "slower" for d in done)
     print(f"\n{found} of {len(done)} slowdowns of 5 % found (threshold 3 %)")
     assert found >= 0.95 * len(done)
-
-
-@pytest.fixture(scope="module")
-def minilm(state: Path) -> tuple[Path, Path]:
-    """A home folder in which all-minilm is ready for OpenVINO, and the file of its graph."""
-    home = state / "home-openvino"
-    done = accel(
-        "bench", "all-minilm", "--hw", "openvino:CPU", "--seq", "32", "--no-agreement", "--max-time", "100ms",
-        "--processes", "1", "--precision-target", "50%", home=home, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return home, next(home.glob("prepared/all-minilm-*/openvino-*-fp32*/model.xml"))
-
-
-def test_the_same_cell_by_openvinos_own_benchmark(minilm: tuple[Path, Path], tmp_path: Path) -> None:
-    """Medians within 5 %, and no more time for the whole process than benchmark_app takes for as many samples."""
-    program = Path(sys.executable).with_name("benchmark_app")
-    if not program.exists():
-        pytest.skip("openvino's benchmark_app is not installed")
-    home, graph = minilm
-    threads = len(os.sched_getaffinity(0))
-    rounds = []
-    for _ in range(5):
-        started = time.monotonic()
-        done = accel(
-            "bench", "all-minilm", "--hw", "openvino:CPU", "--seq", "32", "--no-agreement", "--json",
-            "--max-time", "3s", "--processes", "1", "--precision-target", "0.01%", "--threads", str(threads),
-            home=home,
-        )  # fmt: skip
-        ours_s = time.monotonic() - started
-        (cell,) = [c for c in json.loads(done.stdout)["cells"] if c["status"] == "ok"]
-        started = time.monotonic()
-        shape = ",".join(f"{name}[1,32]" for name in inputs_of(graph))
-        subprocess.run(
-            [program, "-m", graph, "-d", "CPU", "-api", "sync", "-hint", "none", "-nthreads", str(threads),
-             "-infer_precision", "f32", "-niter", str(cell["samples"]), "-data_shape", shape, "-json_stats",
-             "-report_type", "no_counters", "-report_folder", tmp_path],
-            check=True, capture_output=True, env=environment(home), timeout=300,
-        )  # fmt: skip
-        theirs_s = time.monotonic() - started
-        stats = json.loads(next(tmp_path.glob("*report*.json")).read_text())
-        theirs = float(stats["execution_results"]["latency (ms)"])
-        rounds.append((cell["latency_ms"] / theirs, ours_s / theirs_s))
-        print(f"\nours {cell['latency_ms']:.3f} ms, benchmark_app {theirs:.3f} ms; {ours_s:.1f} s and {theirs_s:.1f} s")
-    ratio = statistics.median(r for r, _ in rounds)
-    whole = statistics.median(w for _, w in rounds)
-    print(f"ratio of the medians {ratio:.3f}, of the whole processes {whole:.2f}")
-    assert 0.95 <= ratio <= 1.05
-    assert whole <= 1.0
-
-
-def inputs_of(graph: Path) -> list[str]:
-    """Names of the inputs of an OpenVINO graph."""
-    import openvino as ov
-
-    return [port.get_any_name() for port in ov.Core().read_model(graph).inputs]

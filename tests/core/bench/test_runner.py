@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -234,7 +236,6 @@ def test_nothing_to_measure() -> None:
 
 def test_a_full_disk_in_the_middle_keeps_what_was_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
-    import os
 
     real, written = os.fsync, []
 
@@ -249,6 +250,21 @@ def test_a_full_disk_in_the_middle_keeps_what_was_measured(tiny: Path, monkeypat
         bench(order(tiny, "onnxruntime", batches=tuple(range(1, 9))))
     assert "--resume" in caught.value.hint
     monkeypatch.undo()
+
+
+def test_a_clock_that_jumps_backwards_changes_no_duration(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day back whenever somebody looks: in this process, and between two runs of a sweep."""
+    real, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 86400.0 * next(looks))
+    given = order(tiny, "onnxruntime", batches=(1, 2, 3))
+    with pytest.raises(Stop):
+        carry_out(given, Gates(), Interrupting(1))
+    journal_file = next(journal.root().glob("*/journal.jsonl"))
+    os.utime(journal_file, (real() + 1e6, real() + 1e6))  # the journal is from the future now
+    report, notes = bench(None, resume=True)
+    assert notes.begun == (3, 1, 0) and all(cell["status"] == "ok" for cell in report.cells)
+    assert all(0 < cell["latency_ms"] < 1e4 and cell["phases"]["load_ms"] > 0 for cell in report.cells)
+    assert report.elapsed_s > 0 and len(rows()) == 3
 
 
 def test_results_that_cannot_be_stored_are_a_warning_and_the_report_is_whole(

@@ -314,3 +314,52 @@ def test_inputs_of_ones_own_and_made_up_ones_of_a_length(tmp_path: Path) -> None
     assert own["input_length"] > 20 and own["status"] == "ok"
     made = document(*common, "--seq", "8,24", home=home)["cells"]
     assert [cell["input_length"] for cell in made] == [8, 24]
+
+
+def test_a_text_decoder_has_a_first_token_and_a_rate(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-gpt2"
+    folder.mkdir()
+    config = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 300, "n_positions": 64, "n_embd": 32,
+        "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (cell,) = document(
+        folder,
+        "--weights",
+        "random",
+        "--hw",
+        "cpu",
+        "--engine",
+        "torch",
+        "--seq",
+        "16",
+        "--max-new-tokens",
+        "8",
+        *QUICK,
+    )["cells"]
+    assert (cell["task"], cell["input_length"]) == ("text-generation", 16)
+    assert 0 < cell["first_token_ms"] < cell["latency_ms"] and cell["tokens_per_s"] > 0
+    assert cell["agreement"]["cosine"] == pytest.approx(1.0, abs=1e-5) and cell["agreement"]["reference"] == "torch"
+    # no labels, so no top-1; energy is a number, or it is said why not
+    assert cell["agreement"]["top1"] is None and (cell["energy_j"] is None) == bool(cell["energy_note"])
+
+
+def test_a_limit_of_memory_and_processors(tiny: Path, evil: str) -> None:
+    cpu = str(min(os.sched_getaffinity(0)))
+    found = document(
+        tiny, "--hw", "cpu", "--engine", "evil-memory,onnxruntime", "--memory-limit", "1GB", "--affinity", cpu,
+        "--cell-timeout", "60s", *QUICK, code=7, PYTHONPATH=evil,
+    )  # fmt: skip
+    words = {cell["engine"]: (cell["status"], cell["cause"]) for cell in found["cells"]}
+    assert words == {"evil-memory": ("failed", "memory"), "onnxruntime": ("ok", None)}
+
+
+def test_ten_thousand_cells_that_may_work_within_a_budget(tiny: Path) -> None:
+    batches = ",".join(map(str, range(1, 10_001)))
+    found = document(
+        tiny, "--hw", "cpu", "--engine", "onnxruntime", "--batch", batches, "--no-agreement", "--budget", "6s"
+    )
+    words = [cell["status"] for cell in found["cells"]]
+    assert len(words) == 10_000 and words.count("ok") >= 1 and set(words) == {"ok", "skipped"}
+    assert "the budget of 6 s was spent" in next(c["reason"] for c in found["cells"] if c["status"] == "skipped")

@@ -24,8 +24,8 @@ from accel.core.types import Model
 STRETCH_S = 0.05
 #: numbers of pairs of processes at which a duel looks whether it is decided; the level is shared among the looks
 LOOKS = (8, 16, 32)
-#: measuring time of one process of a pair, seconds, at least
-LEAST_SHARE_S = 0.3
+#: measuring time of one process of a pair, seconds: more pairs tell more than longer ones
+SHARE_S = 0.3
 #: quantiles of a stretch that are compared: the median, and lower ones for a busy machine
 QUANTILES = (0.5, 0.25, 0.1)
 #: how much calmer than the median a lower quantile has to be to take its place
@@ -65,12 +65,12 @@ class Duel:
         key = outcome.cell.key
         pairs: list[dict[float, float]] = []
         times: list[tuple[float, float]] = []
-        spent, share = 0.0, LEAST_SHARE_S
+        spent = 0.0
         tries, deadline = 0, time.monotonic() + self.settings.timeout_s
         while tries < LOOKS[-1] and (len(pairs) < LOOKS[0] or spent < self.max_time_s) and time.monotonic() < deadline:
             tries += 1
-            new = State(Outcome(outcome.cell), model, share_s=share)
-            old = State(Outcome(outcome.cell), model, share_s=share, runtime=self.runtime)
+            new = State(Outcome(outcome.cell), model, share_s=SHARE_S)
+            old = State(Outcome(outcome.cell), model, share_s=SHARE_S, runtime=self.runtime)
             states = [new, old] if tries % 2 else [old, new]
             Group(states, self.settings, None, 0.0, self.show, stretch_s=STRETCH_S).visit()
             if new.outcome.status == "failed":
@@ -86,8 +86,6 @@ class Duel:
                 pairs.append(found)
                 times.append((_middle(one), _middle(two)))
             spent += max(new.spent_s, 1e-3)
-            # measuring takes at least as long as getting there, within the time for the least number of pairs
-            share = min(max(LEAST_SHARE_S, one.opening_s), max(LEAST_SHARE_S, self.max_time_s / LOOKS[0]))
             if len(pairs) in LOOKS:
                 ratio, p, _ = decided(pairs, self.threshold)
                 if p < self.level or (ratio.high is not None and ratio.high < self.threshold):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: namespace of the ids of results: the same cell of the same sweep has the same id, so that it is never stored twice
 _NAMESPACE = uuid.UUID("6f0c5b1e-52cf-4a6e-9a0c-2f7d3f0f1b65")
 
+#: what is known of the model and the engine beside the cell
+_IDENTITY = ("model_digest", "revision", "family", "weights_bytes", "engine_version")
+
 
 @dataclass
 class Outcome:
@@ -128,7 +131,7 @@ def describe(outcome: Outcome, target: float) -> dict[str, Any]:
         "reason": outcome.reason or None,
         "hint": outcome.hint or None,
         "notes": list(outcome.notes),
-        **{name: outcome.identity.get(name) for name in ("model_digest", "revision", "family", "engine_version")},
+        **{name: outcome.identity.get(name) for name in _IDENTITY},
     }
     part = steady_part(outcome.visits) if outcome.status == "ok" else None
     data |= _speed(cell, outcome, part, target)

@@ -305,6 +305,16 @@ def identity(cell: Cell, model: Model) -> dict[str, Any]:
         "model_digest": model.digest,
         "revision": model.revision,
         "family": model.family,
+        "weights_bytes": _weights_bytes(model),
         "engine_version": engine(cell.engine).version(),
         "plugins": [plugin_digest("engines", cell.engine), plugin_digest("families", model.family)],
     }
+
+
+def _weights_bytes(model: Model) -> int | None:
+    """Bytes of the files of weights, as they lie on disk; None for a model without files."""
+    if model.folder is None or model.weights != "pretrained":
+        return None
+    suffixes = (".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf", ".pt", ".pth")
+    files = [model.folder / name for name in model.files if name.endswith(suffixes)]
+    return sum(file.stat().st_size for file in files if file.is_file()) or None

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accel.core.errors import AccelError
 
 Mode = Literal["human", "json", "quiet"]
@@ -206,6 +208,13 @@ class Output:
         with _written():
             sys.stdout.write(text)
             sys.stdout.flush()
+
+    def file(self, path: Path) -> None:
+        """The content of a file as the result, byte by byte."""
+        with _written(), path.open("rb") as source:
+            sys.stdout.flush()
+            while data := source.read(1 << 20):
+                sys.stdout.buffer.write(data)
 
     def flush(self) -> None:
         """Hands everything on to whoever reads.

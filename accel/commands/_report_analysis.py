@@ -128,15 +128,13 @@ def _series(output: Output, series: Series, label: str) -> None:
         before, after = series.around(change)
         levels = f"{_report.number(change.before)} to {_report.number(change.after)} ms"
         word = "slower" if change.ratio > 1 else "faster"
-        run = f"run {(after.sweep or after.id)[:12]}"
-        output.line(
-            f"  {_report.minute(after.when)}  {percent(change.ratio)} {word}, {levels}, p {change.p:.2g}, {run}"
-        )
+        level = f"{percent(change.ratio)} {word}, {levels}, p {change.p:.2g}"
+        output.line(f"  {_report.minute(before.when)} to {_report.minute(after.when)}: {level}")
         changed = differences(before, after)
         for entry in changed:
-            output.line(f"      {entry['what']}: {entry['before']} -> {entry['after']}")
+            output.line(f"    {entry['what']}: {entry['before']} -> {entry['after']}")
         if not changed:
-            output.line("      nothing that accel knows of changed there")
+            output.line("    nothing that accel knows of changed there")
     if not series.changes:
         few = f"too few results to tell a change from chance: it takes {FEWEST}"
         output.line(f"  {few if len(times) < FEWEST else 'no change of level'}")

@@ -9,6 +9,7 @@ import typer
 from accel.commands import _report
 from accel.commands._report_analysis import COMMANDS as ANALYSIS
 from accel.commands._report_db import GROUP as DB
+from accel.commands._report_share import COMMANDS as SHARING
 from accel.output import Output, bar, human_bytes, sparkline
 
 if TYPE_CHECKING:
@@ -23,16 +24,23 @@ def summary(
     since: _report.Since = None,
     kind: _report.Kind = "bench,run",
     limit: _report.Limit = 20,
+    html: _report.Html = None,
+    png: _report.Png = None,
 ) -> None:
     """Show what was measured: how often, how well it went, what failed and why.
 
-    Example: accel report summary --since 30d
+    Example: accel report summary --since 30d --html report.html
     """
     from accel.core.report import reading
     from accel.core.report.summary import summarise
 
     wanted = _report.wanted(model, device, since, kind)
     found, problem = reading.read(lambda con: summarise(con, wanted))
+    if html is not None or png is not None:
+        from accel.core.report import page
+
+        shown, problem = reading.read(lambda con: page.gather(con, wanted))
+        _report.draw(output, shown, html, png)
     output.result(found.as_json(), lambda: _summary(output, found, limit), str(found.total))
     _report.end(problem)
 
@@ -86,6 +94,8 @@ def show(
     run: Annotated[
         str, typer.Argument(help="last, last~1, the beginning of an id or a commit, or a baseline.")
     ] = "last",
+    html: _report.Html = None,
+    png: _report.Png = None,
 ) -> None:
     """Show one run: every cell with its interval, distribution, agreement and failures.
 
@@ -94,6 +104,11 @@ def show(
     from accel.core.report import reading, runs
 
     found, problem = reading.read(lambda con: runs.find(con, run))
+    if html is not None or png is not None:
+        from accel.core.report import page
+
+        shown, problem = reading.read(lambda con: page.of_run(con, found))
+        _report.draw(output, shown, html, png)
     quiet = "\n".join(f"{cell.key}\t{cell.latency_ms:.6g}" for cell in found.measured)
     output.result({"schema": "accel.report-show/1", **found.as_json()}, lambda: _show(output, found), quiet)
     _report.end(problem)
@@ -174,5 +189,6 @@ GROUP: dict[str, Any] = {
     "runs": runs,
     "show": show,
     **ANALYSIS,
+    **SHARING,
     "db": DB,
 }

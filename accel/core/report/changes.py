@@ -29,6 +29,9 @@ LEAST = 4
 FEWEST = 10
 #: how often shuffled results may look like a change
 LEVEL = 0.01
+#: share of the best standardised rank sum from which a cut may be the true one as well: of steps of 5 % in noise of 2 %
+#: the range holds 97 %
+NEAR = 0.95
 _SHUFFLES = 999
 _SEED = 20250101
 
@@ -38,12 +41,14 @@ class Change:
     """A place where a series took another level.
 
     Attributes:
-        index: the first value of the new level.
+        index: the first value of the new level. earliest, latest: the range that it may lie in as well.
         before, after: medians of the stretches on both sides, up to the neighbouring changes.
         p: how often the best cut of shuffled values is as good.
     """
 
     index: int
+    earliest: int
+    latest: int
     before: float
     after: float
     p: float
@@ -69,7 +74,7 @@ def find(values: Sequence[float], *, least_ratio: float = 1.01, level: float = L
     todo = [(0, len(series))]
     while todo:
         start, end = todo.pop()
-        cut, p = _best_cut(series[start:end])
+        cut, p, _ = _best_cut(series[start:end])
         if cut and p < level:
             cuts.append(start + cut)
             todo += [(start, start + cut), (start + cut, end)]
@@ -88,17 +93,21 @@ def _change(series: Array, start: int, cut: int, end: int) -> Change:
     import numpy as np
 
     before, after = series[start:cut], series[cut:end]
-    p = _best_cut(series[start:end])[1]
-    return Change(cut, float(np.median(before)), float(np.median(after)), p)
+    best, p, near = _best_cut(series[start:end])
+    places = [cut, start + best, *(start + place for place in near)]
+    return Change(cut, min(places), max(places), float(np.median(before)), float(np.median(after)), p)
 
 
-def _best_cut(series: Array) -> tuple[int, float]:
-    """The cut with the greatest standardised rank sum, and its p-value; 0 and 1 for a series that is too short."""
+def _best_cut(series: Array) -> tuple[int, float, list[int]]:
+    """The cut with the greatest standardised rank sum, its p-value, and the cuts around it that are nearly as good.
+
+    0, 1 and nothing for a series that is too short.
+    """
     import numpy as np
 
     n = len(series)
     if n < FEWEST:
-        return 0, 1.0
+        return 0, 1.0, []
     ranked = ranks(series)
     places = np.arange(LEAST, n - LEAST + 1)
     scale = np.sqrt(places * (n - places))
@@ -114,7 +123,14 @@ def _best_cut(series: Array) -> tuple[int, float]:
         shuffled = source.permuted(np.tile(ranked, (min(batch, _SHUFFLES - start), 1)), axis=1)
         largest = strength(np.cumsum(shuffled, axis=1)[:, places - 1]).max(axis=1)
         as_good += int((largest >= own[best] - 1e-9).sum())
-    return int(places[best]), (1 + as_good) / (1 + _SHUFFLES)
+    # the run of good cuts around the best one; beyond a worse one lies something else
+    good = own >= NEAR * own[best]
+    first, last = best, best
+    while first > 0 and good[first - 1]:
+        first -= 1
+    while last + 1 < len(good) and good[last + 1]:
+        last += 1
+    return int(places[best]), (1 + as_good) / (1 + _SHUFFLES), [int(places[first]), int(places[last])]
 
 
 def ranks(series: Array) -> Array:

@@ -33,8 +33,8 @@ class Series:
         return self.cells[-1]
 
     def around(self, change: Change) -> tuple[Cell, Cell]:
-        """The last result before a change and the first one after it."""
-        return self.cells[change.index - 1], self.cells[change.index]
+        """The last result that is surely before a change and the first one that is surely after it."""
+        return self.cells[change.earliest - 1], self.cells[change.latest]
 
     def as_json(self) -> dict[str, Any]:
         """JSON object."""
@@ -63,8 +63,9 @@ class Series:
         return {
             "index": change.index,
             "after_run": before.sweep,
-            "first_run": after.sweep,
-            "when": after.when,
+            "until_run": after.sweep,
+            "after": before.when,
+            "until": after.when,
             "before_ms": change.before,
             "after_ms": change.after,
             "ratio": change.ratio,

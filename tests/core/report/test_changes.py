@@ -70,5 +70,15 @@ def test_real_steps_of_five_per_cent_are_found_in_noise_of_two() -> None:
     assert found >= 54
 
 
+def test_the_range_of_a_change_holds_its_true_place() -> None:
+    held = 0
+    for seed in range(200):
+        series = noise(40, seed)
+        series[20:] *= 1.05
+        (found, *_) = changes.find(series) or [None]
+        held += found is not None and found.earliest <= 20 <= found.latest
+    assert held >= 170
+
+
 def test_equal_values_share_their_rank() -> None:
     assert changes.ranks(np.array([5.0, 1.0, 5.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]

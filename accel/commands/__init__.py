@@ -10,6 +10,7 @@ from accel.commands.config import GROUP as CONFIG
 from accel.commands.detect import detect
 from accel.commands.fetch import fetch
 from accel.commands.pin import GROUP as PIN
+from accel.commands.profile import profile
 from accel.commands.report import GROUP as REPORT
 from accel.commands.run import run
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Any] = {
     "detect": detect,
     "fetch": fetch,
     "pin": PIN,
+    "profile": profile,
     "report": REPORT,
     "run": run,
 }

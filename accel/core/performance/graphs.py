@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from accel.core import memory
-from accel.core.errors import InputError
+from accel.core.errors import AccelError, InputError
 from accel.core.fingerprint import engine_version
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.templates import Template
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accel.core.performance.tracing import Tracer
 
 #: raised when the meaning of what is kept changes
-VERSION = 1
+VERSION = 2
 #: tokens that decoders generate, as `accel bench` has them do
 NEW_TOKENS = 32
 #: tokens of a text where nobody says
@@ -49,7 +49,7 @@ def resolve(name: str, task: str | None = None, revision: str | None = None, *, 
         # what exists as ONNX only has no configuration to make it from
         try:
             found = find("pretrained")
-        except InputError:
+        except AccelError:
             raise error from None
         if found.layout != "onnx":
             raise
@@ -101,6 +101,7 @@ def graph_of(
         operators=operators,
         weights_bytes=about["weights_bytes"],
         peak_bytes=peaks,
+        calls=dict(template.calls),
         cache_bytes=cache,
         new_tokens=new_tokens if "decode" in peaks else 0,
         graphs=tuple(about["graphs"]),

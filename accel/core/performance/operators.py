@@ -125,6 +125,7 @@ class OperatorGraph:
         graphs: names of the executable graphs.
         weights_bytes: of all weights of the graphs, each counted once, in fp32.
         peak_bytes: the most that inputs and intermediate results hold at one time in fp32 eager execution, by phase.
+        calls: executions of a graph, by phase.
         cache_bytes: keys and values at the end of the generation, in fp32.
         notes: what a reader has to know.
     """
@@ -138,6 +139,7 @@ class OperatorGraph:
     operators: tuple[Operator, ...]
     weights_bytes: int
     peak_bytes: dict[str, int]
+    calls: dict[str, int] = field(default_factory=dict)
     cache_bytes: int = 0
     new_tokens: int = 0
     graphs: tuple[str, ...] = ("model",)

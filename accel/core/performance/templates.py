@@ -29,6 +29,7 @@ class Template:
         batch, length: None where any will do. `length` is `(value,)` for a fixed one, since a workload may have none.
         operators: JSON values, see `_encode`.
         peaks: bytes held at one time, by phase: coefficients of 1, B, L, B L, B L^2.
+        calls: executions of a graph, by phase.
         cache: bytes of keys and values: coefficients of 1, B, L, B L.
     """
 
@@ -36,6 +37,7 @@ class Template:
     length: tuple[int | None] | None
     operators: list[Any]
     peaks: dict[str, list[float]]
+    calls: dict[str, int]
     cache: list[float]
 
     def fits(self, batch: int, length: int | None) -> bool:
@@ -77,7 +79,7 @@ def fit(traces: Sequence[Trace]) -> Template | None:
 
     first = traces[0]
     batches, lengths = {t.batch for t in traces}, {t.length for t in traces}
-    if any(len(t.operators) != len(first.operators) or t.peaks.keys() != first.peaks.keys() for t in traces):
+    if any(len(t.operators) != len(first.operators) or t.calls != first.calls for t in traces):
         return None
     if any(_skeleton(t.operators[i]) != _skeleton(op) for t in traces[1:] for i, op in enumerate(first.operators)):
         return None
@@ -109,7 +111,7 @@ def fit(traces: Sequence[Trace]) -> Template | None:
     cache = smooth([t.cache_bytes for t in traces], used)[:4]
     batch = None if len(batches) > 1 else first.batch
     length = None if len(lengths) > 1 else (first.length,)
-    return Template(batch, length, list(operators.values()), peaks, cache)
+    return Template(batch, length, list(operators.values()), peaks, first.calls, cache)
 
 
 def _skeleton(op: Operator) -> tuple[Any, ...]:

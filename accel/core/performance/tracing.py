@@ -40,6 +40,7 @@ class Trace:
 
     Attributes:
         peaks: bytes held at one time, by phase.
+        calls: how often a graph is executed, by phase.
         cache_bytes: of keys and values at the end.
     """
 
@@ -47,6 +48,7 @@ class Trace:
     length: int | None
     operators: tuple[Operator, ...]
     peaks: dict[str, int]
+    calls: dict[str, int]
     cache_bytes: int
 
 
@@ -124,11 +126,13 @@ class Tracer:
             ) from error
         operators: list[Operator] = []
         peaks: dict[str, int] = {}
+        calls: dict[str, int] = {}
         for call in session.calls:
+            calls[call.phase] = calls.get(call.phase, 0) + call.count
             trace = self.trace(call.graph, call.shapes)
             peaks[call.phase] = max(peaks.get(call.phase, 0), trace.peak_bytes)
             operators += [dataclasses.replace(op, phase=call.phase, count=call.count) for op in trace.operators]
-        return Trace(batch, length, tuple(operators), peaks, session.cache_bytes)
+        return Trace(batch, length, tuple(operators), peaks, calls, session.cache_bytes)
 
     def trace(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> capture.Trace:
         """What one execution of a graph does with inputs of these shapes."""

@@ -1,0 +1,129 @@
+"""`accel profile --measure`: runs what was predicted with bench's own processes, and keeps both beside each other."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable
+from typing import cast
+
+from accel.core import models, prepared
+from accel.core.bench.cells import Cell
+from accel.core.bench.matrix import refine
+from accel.core.bench.process import CellProcess, Settings
+from accel.core.errors import AccelError, IncompatibleError, TransferError
+from accel.core.fingerprint import fingerprint
+from accel.core.performance import calibration, ledger, predict
+from accel.core.performance.profiling import Report, Request, Row
+from accel.core.registry import engine
+from accel.core.types import Model, Options, Recipe, Weights
+from accel.core.worker import Worker, to_json
+
+#: seconds of measuring, and the fewest runs of it
+SHARE_S, LEAST = 1.5, 5
+
+
+def measure_rows(report: Report, request: Request, weights: str | None, show: Callable[[str], None]) -> None:
+    """Measures every prediction for a device of this machine; what fails says why in its row.
+
+    Args:
+        weights: `random` where the weights cannot be had; None for the model's own.
+
+    Raises:
+        AccelError: the model's weights are not to be had.
+    """
+    rows = [row for row in report.rows if row.machine.present]
+    for row in report.rows:
+        if not row.machine.present:
+            row.failed = "this machine does not have it"
+    if not rows:
+        return
+    model = models.resolve(
+        request.model,
+        revision=request.revision,
+        task=request.task,
+        weights=cast("Weights | None", weights),
+        trust_remote_code=request.trust_remote_code,
+    )
+    options = Options(max_new_tokens=request.new_tokens)
+    recipe = _recipe(model, options, show)
+    for row in rows:
+        show(f"measuring {row.prediction.device} {row.prediction.engine} at batch {row.graph.batch}")
+        try:
+            _measure(row, model, recipe, options, request.threads)
+        except AccelError as error:
+            row.failed = error.message
+            continue
+        with contextlib.suppress(TransferError):  # a ledger that cannot be written takes nothing from the answer
+            ledger.append(entry_of(row))
+
+
+def _recipe(model: Model, options: Options, show: Callable[[str], None]) -> Recipe:
+    found = prepared.read_recipe(model)
+    if found is None:
+        show(f"loading {model.name}")
+        with Worker(model, (), options) as worker:
+            worker.call("build")
+        found = prepared.read_recipe(model)
+        if found is None:
+            raise TransferError(f"what was prepared for {model.name} is gone", "run it again")
+    return found[0]
+
+
+def _measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: int) -> None:
+    found, graph = row.prediction, row.graph
+    cell = Cell(
+        model.name,
+        model.task,
+        row.machine.platform,
+        found.device,
+        found.engine,
+        found.precision,
+        batch=graph.batch,
+        length=graph.length,
+        threads=threads,
+        weights=model.weights,
+    )
+    refined = refine(cell, recipe)
+    if not isinstance(refined, list):
+        raise IncompatibleError(refined.reason, refined.hint)
+    # the plain way is what is predicted
+    cell = next((one for one in refined if not one.variant), refined[0])
+    settings = Settings(options=options)
+    if not engine(cell.engine).needs_framework and prepared.find(model, cell.plan()) is None:
+        with CellProcess(cell, model, settings) as process:
+            process.call("ready", plan=to_json(cell.plan()))
+    with CellProcess(cell, model, settings) as process:
+        process.open()
+        process.measure(SHARE_S, LEAST, lead=True)
+        visit = process.visit
+    row.measured_s = statistics.median(visit.samples)
+    row.measured_memory = visit.peak_bytes if row.machine.platform in ("cpu", "openvino") else visit.device_bytes
+    row.measured_joules = None if visit.joules is None else visit.joules / len(visit.samples)
+
+
+def entry_of(row: Row) -> ledger.Entry:
+    """The line of the ledger for a measured row."""
+    found, graph = row.prediction, row.graph
+    assert row.measured_s is not None
+    rates = predict.rates_for(row.machine, found.engine, found.precision)
+    return ledger.Entry(
+        fingerprint=fingerprint(),
+        model=graph.model,
+        family=graph.family,
+        device=found.device,
+        engine=found.engine,
+        precision=found.precision,
+        batch=graph.batch,
+        length=graph.length,
+        seconds=predict.seconds_by_class(graph, rates),
+        predicted_s=found.latency_s,
+        low_s=found.interval_s[0],
+        high_s=found.interval_s[1],
+        measured_s=row.measured_s,
+        calibrated=found.calibrated,
+        version=calibration.version_of(found.engine),
+        memory_predicted=found.memory.total,
+        memory_measured=row.measured_memory,
+        joules=row.measured_joules,
+    )

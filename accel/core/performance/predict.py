@@ -1,0 +1,199 @@
+"""How long a workload takes on a device, how sure that is, what it needs and what bounds it.
+
+The price of every operator is summed along the graph, corrected by class with what earlier measurements taught, and
+given an interval that covers nine of ten measurements in cross-validation (`learning`), or, where nothing was
+calibrated, a wide one that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from accel.core.errors import AccelError
+from accel.core.performance import calibration, learning
+from accel.core.performance.machines import Machine
+from accel.core.performance.memory import MemoryEstimate, memory_of
+from accel.core.performance.operators import OperatorGraph
+from accel.core.performance.prices import CLASSES, Rates, Roofline, class_of
+
+#: factor by which an uncalibrated prediction may be off either way, by what it is based on. Not checked on other
+#: machines: on one processor a roofline of measured peaks was off by 20 to 55 %
+SPREAD = {"measured": 2.0, "catalogue": 3.0, "estimated": 4.0}
+#: watts of one busy core where no counter tells: server and desktop processors draw 3 to 10 at their power limit
+CORE_W = 5.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a class of operators costs: seconds, share of the latency, and what bounds most of it."""
+
+    seconds: float
+    share: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expected of a workload under a plan.
+
+    Attributes:
+        latency_s: median. interval_s: (low, high) that is to hold nine of ten times.
+        phase_s: seconds of each phase (`prefill`, `decode`), all its executions together.
+        classes: by class of operators, see `prices.CLASSES`.
+        bottleneck: `compute`, `bandwidth` or `overhead`.
+        energy_j: of one execution. energy_basis: where it comes from, in words.
+        calibrated: this engine was measured on this machine. basis: what the prices are based on.
+    """
+
+    device: str
+    engine: str
+    precision: str
+    batch: int
+    length: int | None
+    latency_s: float
+    interval_s: tuple[float, float]
+    phase_s: dict[str, float]
+    classes: dict[str, Share]
+    bottleneck: str
+    memory: MemoryEstimate
+    energy_j: float | None
+    power_w: float | None
+    energy_basis: str
+    calibrated: bool
+    basis: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Inputs per second."""
+        return self.batch / self.latency_s
+
+
+def rates_for(machine: Machine, engine: str, precision: str, threads: int = 0) -> Rates:
+    """Prices from this machine's calibration where there is one that fits, else from the peaks.
+
+    Raises:
+        IncompatibleError: the device has no figure for the precision.
+    """
+    if machine.present:
+        found = calibration.rates(machine, engine, precision, threads)
+        if found is not None:
+            return found
+    return Roofline(machine, engine, precision)
+
+
+def seconds_by_class(graph: OperatorGraph, rates: Rates) -> dict[str, float]:
+    """Uncorrected seconds of every class of operators; the executions of graphs count as overhead."""
+    total = dict.fromkeys(CLASSES, 0.0)
+    for op in graph.operators:
+        total[class_of(op)] += op.count * rates.price(op).seconds
+    total["overhead"] += rates.call_s * sum(graph.calls.values())
+    return total
+
+
+def latency(
+    graph: OperatorGraph, machine: Machine, engine: str, precision: str = "fp32", threads: int = 0
+) -> Prediction:
+    """Predicts one execution.
+
+    Args:
+        threads: 0 for all that the process may use. Fewer are priced by their share of the cores.
+
+    Raises:
+        IncompatibleError: the device has no figure for the precision.
+    """
+    rates = rates_for(machine, engine, precision, threads)
+    calibrated = rates.basis == "calibrated"
+    correction = learning.correction(machine, engine, precision) if calibrated else learning.NONE
+    scale = _threads_factor(machine, threads) if not calibrated else 1.0
+    phases: dict[str, float] = {}
+    classes: dict[str, float] = dict.fromkeys(CLASSES, 0.0)
+    bounds: dict[str, dict[str, float]] = {name: defaultdict(float) for name in CLASSES}
+    for op in graph.operators:
+        kind, price = class_of(op), rates.price(op)
+        seconds = scale * op.count * price.seconds * correction.factors.get(kind, 1.0)
+        classes[kind] += seconds
+        bounds[kind][price.bound] += seconds
+        phases[op.phase] = phases.get(op.phase, 0.0) + seconds
+    for phase, count in graph.calls.items():
+        seconds = scale * count * rates.call_s * correction.factors.get("overhead", 1.0)
+        classes["overhead"] += seconds
+        bounds["overhead"]["overhead"] += seconds
+        phases[phase] = phases.get(phase, 0.0) + seconds
+    total = max(sum(classes.values()), 1e-9)
+    spread = math.exp(correction.halfwidth) if calibrated else SPREAD.get(rates.basis, 4.0)
+    by_bound: dict[str, float] = defaultdict(float)
+    for found in bounds.values():
+        for bound, seconds in found.items():
+            by_bound[bound] += seconds
+    power, energy_basis = _power(machine, threads)
+    return Prediction(
+        device=machine.id,
+        engine=engine,
+        precision=precision,
+        batch=graph.batch,
+        length=graph.length,
+        latency_s=total,
+        interval_s=(total / spread, total * spread),
+        phase_s=phases,
+        classes={
+            name: Share(seconds, seconds / total, max(bounds[name], key=bounds[name].__getitem__))
+            for name, seconds in classes.items()
+            if seconds > 0
+        },
+        bottleneck=max(by_bound, key=by_bound.__getitem__) if by_bound else "overhead",
+        memory=memory_of(graph, engine, precision),
+        energy_j=None if power is None else power * total,
+        power_w=power,
+        energy_basis=energy_basis,
+        calibrated=calibrated,
+        basis=rates.basis,
+        notes=() if calibrated else (_caution(machine, rates.basis),),
+    )
+
+
+def _caution(machine: Machine, basis: str) -> str:
+    if not machine.present:
+        return (
+            f"uncalibrated: transferred from published figures of {machine.name}, expect a factor of {SPREAD[basis]:g}"
+        )
+    how = {
+        "measured": "from the peaks that accel detect --deep measured",
+        "catalogue": "from published figures",
+        "estimated": "from an estimate of its peaks",
+    }[basis]
+    return f"uncalibrated: {how}, expect a factor of {SPREAD[basis]:g}; accel profile --calibrate measures this machine"
+
+
+def _cores() -> int:
+    from accel.core.cpu import limits
+
+    return max(1, limits()[1])
+
+
+def _threads_factor(machine: Machine, threads: int) -> float:
+    """How much longer it takes with fewer threads than there are."""
+    if not threads or machine.platform not in ("cpu", "openvino") or not machine.present:
+        return 1.0
+    return max(1.0, _cores() / threads)
+
+
+def _power(machine: Machine, threads: int) -> tuple[float | None, str]:
+    """Watts while it computes, and where the figure comes from."""
+    from accel.core.performance import ledger
+
+    if machine.present:
+        try:
+            measured = ledger.power(machine.id)
+        except AccelError:
+            measured = None
+        if measured is not None:
+            return measured, "measured by the energy counter in earlier benchmarks"
+    if machine.power_w is not None:
+        return 0.7 * machine.power_w, "estimated: 0.7 of the maker's power limit"
+    if machine.present and machine.platform in ("cpu", "openvino"):
+        cores = threads or _cores()
+        return CORE_W * cores, f"estimated: {CORE_W:g} W for each of {cores} cores; no energy counter was read"
+    return None, "no figure"

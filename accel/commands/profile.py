@@ -31,6 +31,7 @@ def profile(
     task: Annotated[str | None, typer.Option("--task", help="Instead of the model's own task.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 for all.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens that decoders generate.")] = 32,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of diffusion models.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Run it too and set prediction beside truth.")] = False,
     weights: Annotated[
         str | None, typer.Option("--weights", help="For --measure: random, if the weights cannot be had.")
@@ -77,6 +78,7 @@ def profile(
         revision=revision,
         threads=threads,
         new_tokens=max_new_tokens,
+        steps=steps,
         trust_remote_code=trust_remote_code,
     )
     _profile.predict(output, request, measure=measure, weights=weights)

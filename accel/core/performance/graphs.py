@@ -16,10 +16,11 @@ from accel.core.performance.templates import Template
 from accel.core.types import Model, Options, Weights
 
 if TYPE_CHECKING:
+    from accel.core.performance.onnx_tracing import OnnxTracer
     from accel.core.performance.tracing import Tracer
 
 #: raised when the meaning of what is kept changes
-VERSION = 2
+VERSION = 3
 #: tokens that decoders generate, as `accel bench` has them do
 NEW_TOKENS = 32
 #: tokens of a text where nobody says
@@ -62,6 +63,7 @@ def graph_of(
     length: int | None = None,
     new_tokens: int = NEW_TOKENS,
     show: Callable[[str], None] = lambda _: None,
+    steps: int | None = None,
 ) -> OperatorGraph:
     """The operators of one execution of a model.
 
@@ -72,6 +74,7 @@ def graph_of(
             fewer), or the task's own example where the input is no text.
         new_tokens: that a decoder generates.
         show: told about slow steps.
+        steps: of diffusion; None for the model's own number.
 
     Raises:
         InputError: sizes that the model does not take, or a configuration that makes no model.
@@ -79,7 +82,7 @@ def graph_of(
     """
     if batch < 1 or (length is not None and length < 1) or new_tokens < 1:
         raise InputError("batch, length and new tokens are numbers above 0", "--batch 1 --seq 128")
-    kept = _Kept(model, new_tokens, show)
+    kept = _Kept(model, new_tokens, steps, show)
     try:
         if length is None and model.family in TEXT and model.layout != "onnx":
             room = kept.capacity()
@@ -112,15 +115,15 @@ def graph_of(
 class _Kept:
     """Templates of one model, kept between processes."""
 
-    def __init__(self, model: Model, new_tokens: int, show: Callable[[str], None]) -> None:
-        self._model, self._new_tokens, self._show = model, new_tokens, show
+    def __init__(self, model: Model, new_tokens: int, steps: int | None, show: Callable[[str], None]) -> None:
+        self._model, self._new_tokens, self._steps, self._show = model, new_tokens, steps, show
         libraries = [engine_version("torch"), engine_version("transformers"), engine_version("diffusers")]
         trusted = bool(model.entry.get("trust_remote_code"))
-        self._key = f"{VERSION}|{model.digest}|{model.family}|{model.task}|{new_tokens}|{trusted}|{libraries}"
+        self._key = f"{VERSION}|{model.digest}|{model.family}|{model.task}|{new_tokens}|{steps}|{trusted}|{libraries}"
         self.about: dict[str, Any] | None = memory.recall("graphs", self._key)
-        self._tracer: Tracer | None = None
+        self._tracer: Tracer | OnnxTracer | None = None
 
-    def tracer(self) -> Tracer:
+    def tracer(self) -> Tracer | OnnxTracer:
         """The model without weights, made when first needed."""
         if self._tracer is None:
             self._show(f"finding the operators of {self._model.name}")
@@ -201,7 +204,7 @@ class _Kept:
     def _fit(self, points: Any, length: int | None) -> Template | None:
         from accel.core.performance import templates
 
-        options = Options(max_new_tokens=self._new_tokens)
+        options = Options(max_new_tokens=self._new_tokens, steps=self._steps)
         tracer = self.tracer()
         return templates.fit([tracer.workload(b, n or length, options) for b, n in points])
 

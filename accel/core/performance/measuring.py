@@ -45,12 +45,12 @@ def measure_rows(report: Report, request: Request, weights: str | None, show: Ca
         weights=cast("Weights | None", weights),
         trust_remote_code=request.trust_remote_code,
     )
-    options = Options(max_new_tokens=request.new_tokens)
-    recipe = _recipe(model, options, show)
+    options = Options(max_new_tokens=request.new_tokens, steps=request.steps)
+    recipe = recipe_of(model, options, show)
     for row in rows:
         show(f"measuring {row.prediction.device} {row.prediction.engine} at batch {row.graph.batch}")
         try:
-            _measure(row, model, recipe, options, request.threads)
+            measure(row, model, recipe, options, request.threads)
         except AccelError as error:
             row.failed = error.message
             continue
@@ -58,7 +58,8 @@ def measure_rows(report: Report, request: Request, weights: str | None, show: Ca
             ledger.append(entry_of(row))
 
 
-def _recipe(model: Model, options: Options, show: Callable[[str], None]) -> Recipe:
+def recipe_of(model: Model, options: Options, show: Callable[[str], None]) -> Recipe:
+    """The model's recipe, made in a process of its own where there is none."""
     found = prepared.read_recipe(model)
     if found is None:
         show(f"loading {model.name}")
@@ -70,7 +71,8 @@ def _recipe(model: Model, options: Options, show: Callable[[str], None]) -> Reci
     return found[0]
 
 
-def _measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: int) -> None:
+def measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: int = 0) -> None:
+    """Runs what a row predicts and fills in what was measured. Errors as in `CellProcess`."""
     found, graph = row.prediction, row.graph
     cell = Cell(
         model.name,

@@ -37,6 +37,7 @@ class Request:
     revision: str | None = None
     threads: int = 0
     new_tokens: int = graphs.NEW_TOKENS
+    steps: int | None = None
     trust_remote_code: bool = False
     scaling: bool = True
 
@@ -105,7 +106,7 @@ def profile(request: Request, show: Callable[[str], None] = lambda _: None) -> R
     if not found:
         raise InputError("this machine has no device that a model could run on", "name one: --hw cuda:h100")
     workloads = [
-        graphs.graph_of(model, batch, length, request.new_tokens, show)
+        graphs.graph_of(model, batch, length, request.new_tokens, show, request.steps)
         for length in request.lengths
         for batch in request.batches
     ]
@@ -155,6 +156,6 @@ def _scaling(report: Report, model: Model, request: Request, show: Callable[[str
             fastest[row.machine.id] = row
 
     def sized(batch: int, length: int | None) -> OperatorGraph:
-        return graphs.graph_of(model, batch, length, request.new_tokens, show)
+        return graphs.graph_of(model, batch, length, request.new_tokens, show, request.steps)
 
     return [advice.scaling(row.prediction, row.graph, row.machine, sized) for row in fastest.values()]

@@ -24,7 +24,8 @@ class Sweeps(Migration):
             con.execute(f"ALTER TABLE benchmark_results ADD COLUMN {name} VARCHAR")
         con.execute(
             "UPDATE benchmark_results SET status = coalesce(metadata->>'$.status', 'ok'), cause = metadata->>'$.cause',"
-            " sweep = metadata->>'$.sweep', cell = metadata->>'$.key'"
+            " sweep = metadata->>'$.sweep', cell = metadata->>'$.key', variant = metadata->>'$.variant',"
+            " weights = metadata->>'$.weights'"
         )
 
     def down(self, con: Any) -> None:

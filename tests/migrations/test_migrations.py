@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,6 +15,7 @@ from accel.core.contracts import Migration
 from accel.core.errors import TransferError
 
 STEPS = schema.migrations()
+DATA = Path(__file__).parents[1] / "data" / "results"
 
 
 @pytest.fixture
@@ -161,3 +164,37 @@ def test_records_of_a_downgraded_database_survive_the_way_back() -> None:
     with results.open_reader() as con:
         assert schema.version(con) == schema.latest()
         assert con.execute("SELECT model_name FROM benchmark_results").fetchall() == [("a",)]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_real_older_file_is_brought_up_with_all_that_it_holds(number: int, isolated_home: Path) -> None:
+    """The files were written by the accel of that schema, before reports existed."""
+    old = gzip.decompress((DATA / f"schema-{number}.duckdb.gz").read_bytes())
+    isolated_home.joinpath("results.duckdb").write_bytes(old)
+    with results.open_as_it_is() as opened:
+        assert schema.version(opened) == number
+    with results.open_reader() as opened:
+        assert schema.version(opened) == schema.latest()
+        rows = opened.execute(
+            "SELECT model_name, status, cause, sweep, cell, variant, weights, inference_time FROM benchmark_results"
+            " ORDER BY seq"
+        ).fetchall()
+        samples = opened.execute("SELECT count(*) FROM samples").fetchone()
+    sweep, key = "a" * 32, "bert-base / embedding / cpu:0 / "
+    assert rows == [
+        ("bert-base", "ok", None, sweep, f"{key}onnxruntime / fp32 / batch 1 / length 128", "", "pretrained", 0.01),
+        ("bert-base", "failed", "crash", sweep, f"{key}torch / int8 / dynamic / batch 1", "dynamic", "random", None),
+        ("grün", "ok", None, None, None, "weights", None, 0.5),
+    ]
+    assert samples == ((0,) if number == 1 else (2,))
+    results.append({"kind": "run", "model_name": "new"})
+    with results.open_writer() as opened:
+        schema.migrate(opened, number)
+        assert shape(opened) == shape_of(number)
+        assert opened.execute("SELECT count(*) FROM benchmark_results").fetchone() == (4,)
+
+
+def shape_of(number: int) -> list[tuple[Any, ...]]:
+    with duckdb.connect(":memory:") as fresh:
+        schema.migrate(fresh, number)
+        return shape(fresh)

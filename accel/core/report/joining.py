@@ -17,6 +17,9 @@ from accel.core.paths import ensure, home
 from accel.core.records import COLUMNS, fault
 from accel.core.spool import Spool
 
+#: how long another program may go on writing the other database
+WAIT_S = 10.0
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -112,7 +115,7 @@ _EXTRA = ("status", "cause", "sweep", "cell", "variant", "weights")
 def _ready(path: Path, called: str) -> Iterator[Path]:
     """A database of the newest schema with the same content: the file itself, or a copy of it that was brought up."""
     with (
-        connected(path, read_only=True, deadline=time.monotonic() + 10.0, called=called) as con,
+        connected(path, read_only=True, deadline=time.monotonic() + WAIT_S, called=called) as con,
         understood(path, called),
     ):
         version = schema.check(con)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -269,4 +270,4 @@ def migrate(target: int | None = None) -> Migrated:
         version = schema.version(con)
     between = [number for number in known if min(before, version) <= number <= max(before, version)]
     way = between if version >= before else between[::-1]
-    return Migrated(tuple(zip(way, way[1:], strict=False)), version, kept)
+    return Migrated(tuple(itertools.pairwise(way)), version, kept)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +72,25 @@ def test_a_person_sees_what_differs_between_the_cells(tiny: Path) -> None:
     key, value = line.split("\t")
     assert key.endswith("batch 1") and float(value) > 0
     assert all(line.startswith("warning: ") for line in bare.stderr.splitlines()), "a noisy machine is said"
+
+
+def test_progress_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
+    """Cells done of all, the current one and the time left, on a line that replaces itself."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        [*ACCEL, "bench", str(tiny), "--hw", "cpu", "--engine", "onnxruntime", "--batch", "1,2", *QUICK],
+        env=environment(tmp_path / "home", TERM="xterm-256color"), stdout=subprocess.DEVNULL, stderr=slave,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while piece := os.read(master, 4096):
+            shown += piece
+    os.close(master)
+    assert child.wait(60) == 0
+    text = shown.decode()
+    assert "\r\x1b[K[0/2" in text and re.search(r"\[1/2, \d+ s left\]", text) and "[2/2]" in text
 
 
 def test_failed_cells_are_partial_and_the_others_are_done(tiny: Path, evil: str) -> None:
@@ -141,14 +163,13 @@ def test_a_baseline_of_other_hardware(tiny: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(
-    tiny: Path, arguments: list[str], code: int, says: str
+    tiny: Path, tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
-    started = time.monotonic()
-    done = accel("bench", tiny, *arguments, "--json")
+    done = accel("bench", tiny, *arguments, "--json", home=tmp_path / "home")
     assert done.returncode == code and done.stdout == ""
     error = json.loads(done.stderr.splitlines()[-1])
     assert says in error["message"] + error["hint"] and error["hint"]
-    assert time.monotonic() - started < 30
+    assert not (tmp_path / "home" / "prepared").exists() and list(tmp_path.glob("home/bench/*/journal.jsonl")) == []
 
 
 def test_nothing_at_all_is_wrong_usage() -> None:
@@ -161,10 +182,8 @@ def test_a_matrix_from_a_file_with_ten_thousand_cells_that_cannot_work(tmp_path:
         f'models = ["all-minilm"]\nhw = "cpu"\nengine = "onnxruntime"\nbatch = {list(range(1, 101))}\n'
         f"seq = {list(range(1001, 1101))}\n"
     )
-    started = time.monotonic()
     done = accel("bench", "--matrix", tmp_path / "sweep.toml", "--json")
     assert done.returncode == 3 and "none of 10000 cells" in done.stderr
-    assert time.monotonic() - started < 30
 
 
 def test_a_cron_environment(tiny: Path, tmp_path: Path) -> None:
@@ -286,7 +305,7 @@ def test_a_killed_sweep_leaves_no_process(tiny: Path, started: subprocess.Popen[
     wait_for(tmp_path / "home", '"kind":"cell"', 1)
     started.kill()
     started.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     left = [0]
     while left and time.monotonic() < deadline:
         left = []

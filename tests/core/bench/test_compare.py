@@ -39,16 +39,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parts.onnx_model(tmp_path_factory.mktemp("model") / "some.onnx", width=256, layers=8)
 
 
-@pytest.fixture
-def home(model: Path, frozen: Path, tmp_path: Path) -> Path:
-    """A home with the baseline `main` of the engine in `tmp_path/main`."""
+@pytest.fixture(scope="module")
+def measured(model: Path, frozen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the engine in `main`, and in `home` the baseline `main` of it."""
+    folder = tmp_path_factory.mktemp("measured")
     done = accel(
         "bench", model, *OPTIONS, "--save-as", "main",
-        home=tmp_path / "home", cwd=frozen, PYTHONPATH=package(tmp_path / "main", "pass"),
+        home=folder / "home", cwd=frozen, PYTHONPATH=package(folder / "main", "pass"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (tmp_path / "home" / "frozen").symlink_to(frozen)
-    return tmp_path / "home"
+    (folder / "home" / "frozen").symlink_to(frozen)
+    return folder
+
+
+@pytest.fixture
+def home(measured: Path, tmp_path: Path) -> Path:
+    """A copy of that home for one test."""
+    return Path(shutil.copytree(measured / "home", tmp_path / "home", symlinks=True))
 
 
 def compare(model: Path, home: Path, path: str, *more: str, code: int = 0) -> dict[str, Any]:
@@ -57,6 +64,14 @@ def compare(model: Path, home: Path, path: str, *more: str, code: int = 0) -> di
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def change(home: Path, target: Path, **environment: Any) -> None:
+    """Writes the baseline with another environment."""
+    data = json.loads((home / "baselines" / "main.json").read_text())
+    for machine in data["machines"].values():
+        machine["environment"] |= environment
+    target.write_text(json.dumps(data))
 
 
 def test_a_slower_engine_is_found_with_the_old_one_beside_it(model: Path, home: Path, tmp_path: Path) -> None:
@@ -76,15 +91,15 @@ def test_a_change_that_changes_nothing_is_none(model: Path, home: Path, tmp_path
     assert cell["how"] == "interleaved" and cell["verdict"] in ("same", "faster", "undecided")
 
 
-def test_the_same_software_is_never_a_regression(model: Path, home: Path, tmp_path: Path) -> None:
-    found = compare(model, home, str(tmp_path / "main"))
+def test_the_same_software_is_never_a_regression(model: Path, home: Path, measured: Path) -> None:
+    found = compare(model, home, str(measured / "main"))
     (cell,) = found["comparisons"]
     assert cell["how"] == "stored" and cell["verdict"] != "slower"
     assert found["baseline"]["differences"] == [] and not found["baseline"]["old_can_run"]
 
 
 def test_without_the_old_environment_the_stored_numbers_decide_twice(model: Path, home: Path, tmp_path: Path) -> None:
-    (tmp_path / "main").rename(tmp_path / "moved")
+    change(home, home / "baselines" / "main.json", interpreter=str(tmp_path / "gone"))
     found = compare(model, home, package(tmp_path / "new", parts.slower(4.0)), code=6)
     (cell,) = found["comparisons"]
     assert (cell["verdict"], cell["how"], cell["confirmed"]) == ("slower", "stored", True)
@@ -101,9 +116,6 @@ def test_a_file_from_elsewhere_starts_no_program_of_its_choice(model: Path, home
     trap = tmp_path / "trap.sh"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     trap.chmod(0o755)
-    data = json.loads((home / "baselines" / "main.json").read_text())
-    for machine in data["machines"].values():
-        machine["environment"] |= {"interpreter": str(trap), "path": ["/tmp"], "code": "other"}
-    (tmp_path / "theirs.json").write_text(json.dumps(data))
+    change(home, tmp_path / "theirs.json", interpreter=str(trap), path=["/tmp"], code="other")
     found = compare(model, home, package(tmp_path / "new", "unused = 1"), "--baseline", str(tmp_path / "theirs.json"))
     assert not (tmp_path / "sprung").exists() and found["comparisons"][0]["how"] == "stored"

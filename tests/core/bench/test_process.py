@@ -51,8 +51,8 @@ def marked() -> list[int]:
 
 
 def eventually(true: Callable[[], bool]) -> bool:
-    """Whether something becomes true within some seconds: signals take a moment on a busy machine."""
-    deadline = time.monotonic() + 5.0
+    """Whether something becomes true within a minute: signals take a moment on a busy machine."""
+    deadline = time.monotonic() + 60.0
     while not true() and time.monotonic() < deadline:
         time.sleep(0.02)
     return true()
@@ -61,7 +61,7 @@ def eventually(true: Callable[[], bool]) -> bool:
 def test_the_phases_and_the_samples(tiny: Path) -> None:
     visit = run(cell_of(tiny, "onnxruntime", batch=4)).visit
     assert visit.load_s is not None and visit.first_s is not None
-    assert 0 < visit.first_s < 5 and 0 < visit.load_s < 5
+    assert 0 < visit.first_s <= visit.opening_s and 0 < visit.load_s <= visit.opening_s
     assert visit.precision == "fp32" and visit.length == 4 * 256
     assert visit.marks == sorted(visit.marks) and len(visit.marks) == 2
     assert len(visit.samples) == visit.marks[-1] >= 10
@@ -94,10 +94,9 @@ def test_a_process_that_is_lost_tells_its_cause(tiny: Path, evil: Path, word: st
 
 
 def test_a_process_that_hangs_is_given_up(tiny: Path, evil: Path) -> None:
-    started = time.monotonic()
     error = failure(cell_of(tiny, "evil-hang"), Settings(timeout_s=4.0))
     assert cause_of(error) == "timeout" and "4 s" in error.message and "--cell-timeout" in error.hint
-    assert time.monotonic() - started < 15
+    assert eventually(lambda: marked() == [])
 
 
 def test_what_a_cell_forked_does_not_outlive_it(tiny: Path, evil: Path) -> None:

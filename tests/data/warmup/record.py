@@ -155,7 +155,7 @@ TRACES: dict[str, tuple[str, bool, int, int, int, float]] = {
     **{f"openvino, all-minilm, {n} tokens, {t} threads": ("openvino", True, n, t, 400, 6.0) for n, t in
        ((8, 1), (16, 2), (32, 1), (128, 1), (128, 2))},
     **{f"openvino, width {n}": ("openvino", False, n, 1, 1000, 3.0) for n in (64, 256, 1024)},
-    **{f"onnxruntime, all-minilm, {n} tokens": ("onnxruntime", True, n, 1, 400, 6.0) for n in (8, 32, 128)},
+    **{f"onnxruntime, all-minilm, {n} tokens": ("onnxruntime", True, n, 1, 400, 5.0) for n in (8, 32, 128)},
     **{f"onnxruntime, width {n}": ("onnxruntime", False, n, 1, 1000, 3.0) for n in (64, 256, 1024)},
     **{f"wasm, all-minilm, {n} tokens": ("wasm", True, n, 1, 300, 8.0) for n in (8, 16, 32, 64)},
     **{f"wasm, width {n}": ("wasm", False, n, 1, 2000, 4.0) for n in (64, 256, 512)},

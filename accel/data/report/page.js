@@ -163,9 +163,13 @@
   function detail() {
     const c = chosen && shown().includes(chosen) ? chosen : shown().find((k) => k.q);
     if (!c || !c.q) return empty("detail", "");
-    const { svg, width, height } = canvas("detail", 210, `All samples of ${name(c)}`);
-    const left = 44, bottom = 42, top = 26;
-    el(svg, "text", { x: left, y: 14, "font-weight": 600 }, `${name(c)}: share of runs below`);
+    const { box, svg, width, height } = canvas("detail", 190, `All samples of ${name(c)}`);
+    const left = 44, bottom = 42, top = 8;
+    const lines = (c.medians || []).length ? ". Band: interval of the median; short marks: medians of the processes." : ".";
+    const title = html(box, "p", { class: "note" });
+    html(title, "strong", {}, name(c));
+    title.append(`: share of runs below a time${lines}`);
+    box.prepend(title);
     const last = c.q.length - 1, cut = Math.max(1, Math.round(0.995 * last));
     const x = scale([c.q[0], c.q[cut]], left, width - 14, false);
     const y = (s) => top + (1 - s) * (height - top - bottom);
@@ -179,7 +183,6 @@
     if (c.low_ms && c.high_ms)
       el(svg, "rect", { x: x(c.low_ms), width: Math.max(1, x(c.high_ms) - x(c.low_ms)), y: y(1), height: y(0) - y(1), fill: colour(c.engine), opacity: 0.18 });
     for (const m of c.medians || []) if (x(m) <= width - 14) el(svg, "line", { x1: x(m), x2: x(m), y1: y(0.54), y2: y(0.46), stroke: "var(--fg)", "stroke-width": 2 });
-    if ((c.medians || []).length) el(svg, "text", { class: "soft", x: width - 14, y: 14, "text-anchor": "end" }, width < 560 ? "" : "short marks: medians of the processes; band: interval of the median");
   }
 
   function accuracy() {
@@ -207,6 +210,7 @@
     const { box, svg, width, height } = canvas("roofline", 340, "Roofline");
     const left = 56, bottom = 42, top = 20;
     const xs = cells.map((c) => c.intensity);
+    xs.push(Math.min(...xs) / 4);
     for (const r of roofs) if (r.gb_per_s) xs.push(Math.max(...Object.values(r.gflops)) / r.gb_per_s);
     const x = scale(xs, left, width - 16, true);
     const y = scale([...cells.map((c) => c.gflops), ...roofs.flatMap((r) => Object.values(r.gflops))], height - bottom, top, true);
@@ -242,8 +246,8 @@
     const y = scale(s.points.flatMap((p) => [p.ms, p.low || p.ms, p.high || p.ms].filter((v) => v < 4 * p.ms)), height - bottom, top, false);
     const x = (i) => left + 10 + (i / Math.max(1, s.points.length - 1)) * (right - left - 20);
     axis(svg, y, left, left, right, false, "ms", 6);
-    const every = Math.max(1, Math.ceil(s.points.length / (width < 560 ? 3 : 7)));
-    s.points.forEach((p, i) => i % every === 0 && i < s.points.length - every * 0.8 && el(svg, "text", { class: "soft", x: x(i), y: height - bottom + 18, "text-anchor": i ? "middle" : "start" }, p.day));
+    const every = width < 560 ? s.points.length : Math.max(1, Math.ceil(s.points.length / 7));
+    s.points.forEach((p, i) => i % every === 0 && (i === 0 || i < s.points.length - every * 0.8) && el(svg, "text", { class: "soft", x: x(i), y: height - bottom + 18, "text-anchor": i ? "middle" : "start" }, p.day));
     el(svg, "text", { class: "soft", x: right, y: height - bottom + 18, "text-anchor": "end" }, s.points[s.points.length - 1].day);
     for (const p of s.changes) el(svg, "line", { class: "change", x1: x(p.index - 0.5), x2: x(p.index - 0.5), y1: top, y2: height - bottom });
     let start = 0;

@@ -116,15 +116,16 @@ def prepared(output: Output) -> None:
     bound = config.get("performance.prepared_size")
 
     def human() -> None:
-        columns = ("key", "model", "engine", "precision", "size", "last used")
+        columns = ("model", "engine", "precision", "size", "last used")
         rows = [
-            (e["key"], e["model"], e["engine"], e["precision"], human_bytes(e["bytes"]), str(e["used"]))
+            (e["model"], e["engine"], e["precision"], human_bytes(e["bytes"]), e["used_at"][:16].replace("T", " "))
             for e in entries
         ]
         if rows:
-            output.table(columns, rows)
+            output.table(columns, rows, right=("size",))
         limit = f" of {human_bytes(bound)}" if bound is not None else ""
-        output.line(f"{len(entries)} prepared plan{'' if len(entries) == 1 else 's'}, {human_bytes(total)}{limit}")
+        count = sum(1 for e in entries if e["precision"])
+        output.line(f"{count} prepared plan{'' if count == 1 else 's'}, {human_bytes(total)}{limit}")
 
     data = {"schema": "accel.prepared/1", "prepared": entries, "total_bytes": total, "limit_bytes": bound}
     output.result(data, human, "\n".join(str(e["key"]) for e in entries))
@@ -133,12 +134,13 @@ def prepared(output: Output) -> None:
 def clear(
     output: Output,
     key: Annotated[
-        list[str] | None, typer.Argument(help="Keys of `accel config prepared`; all of them without.")
+        list[str] | None,
+        typer.Argument(help="Models, or keys of `accel config prepared --json`; everything without."),
     ] = None,
 ) -> None:
     """Remove plans that are kept ready; the next run prepares again.
 
-    Example: accel config clear
+    Example: accel config clear bert-base
     """
     from accel.core import prepared as plans
 

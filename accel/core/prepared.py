@@ -19,10 +19,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from accel.core.errors import TransferError
+from accel.core.errors import InputError, TransferError
 from accel.core.paths import ensure, home, locked
 from accel.core.types import Model, Plan, Recipe
 
@@ -208,7 +209,7 @@ def listing() -> list[dict[str, Any]]:
     """What is ready: one entry per plan, and one per model for its recipe and export, largest first.
 
     Returns:
-        dicts with key (to clear it by), model, engine, precision, bytes, used (seconds since the epoch).
+        dicts with key (to clear it by), model, engine, precision, bytes, used_at (ISO 8601, UTC).
     """
     entries: list[dict[str, Any]] = []
     for folder in _children(root()):
@@ -228,7 +229,7 @@ def listing() -> list[dict[str, Any]]:
                     "engine": f"{about['device']} {about['engine']}",
                     "precision": about["precision"],
                     "bytes": bytes_,
-                    "used": (plan / MANIFEST).stat().st_mtime,
+                    "used_at": _used_at(plan / MANIFEST),
                 }
             )
         entries.append(
@@ -238,10 +239,14 @@ def listing() -> list[dict[str, Any]]:
                 "engine": "(recipe and export)",
                 "precision": "",
                 "bytes": max(0, _size(folder) - plans),
-                "used": folder.stat().st_mtime,
+                "used_at": _used_at(folder),
             }
         )
     return sorted(entries, key=lambda e: -int(e["bytes"]))
+
+
+def _used_at(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def _children(folder: Path) -> list[Path]:
@@ -252,12 +257,29 @@ def _children(folder: Path) -> list[Path]:
 
 
 def clear(keys: list[str] | None = None) -> int:
-    """Removes ready plans (all, or those with these keys) and returns the bytes freed."""
+    """Removes ready plans and returns the bytes freed.
+
+    Args:
+        keys: keys of `listing` or names of models; None for everything, with what builds that were killed left.
+
+    Raises:
+        InputError: nothing is kept under one of them; nothing is removed then.
+    """
+    if keys is None:
+        targets = [*_children(root()), *_leftovers(root())]
+    else:
+        named: dict[str, set[Path]] = {}
+        for entry in listing():
+            for name in (entry["key"], entry["model"]):
+                named.setdefault(name, set()).add(root() / entry["key"])
+        for key in keys:
+            if key not in named:
+                from accel.core.registry import suggest
+
+                raise InputError(f"nothing is kept ready under {key!r}", suggest(key, named) if named else "")
+        targets = sorted(set().union(*(named[key] for key in keys)))
     freed = 0
-    targets = [root() / key for key in keys] if keys is not None else [*_children(root()), *_leftovers(root())]
     for target in targets:
-        if target.resolve() == root().resolve() or root().resolve() not in target.resolve().parents:
-            continue
         freed += _size(target)
         shutil.rmtree(target, ignore_errors=True)
     return freed

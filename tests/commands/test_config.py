@@ -104,7 +104,10 @@ def test_prepared_lists_and_clear_frees(isolated_home: Path) -> None:
     assert [entry["model"] for entry in listed["prepared"]] == ["all-minilm"]
     assert listed["total_bytes"] >= 5000
     assert "all-minilm" in accel("config", "prepared").stdout
-    assert int(accel("config", "clear", "-q").stdout) >= 5000
+    wrong = accel("config", "clear", "all-minlm")
+    assert wrong.returncode == 2 and "all-minilm" in wrong.stderr and folder.exists()
+    assert accel("config", "clear", "../..").returncode == 2 and isolated_home.exists()
+    assert int(accel("config", "clear", "all-minilm", "-q").stdout) >= 5000
     assert not folder.exists()
 
 

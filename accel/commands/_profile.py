@@ -22,6 +22,7 @@ def calibrate(output: Output, engines: Sequence[str], threads: int, *, alone: bo
     from accel.core.cpu import limits
     from accel.core.errors import InputError, UnavailableError
     from accel.core.performance import calibration
+    from accel.core.performance.calibrated import RESTLESS
     from accel.core.registry import engine
 
     for name in engines:
@@ -45,7 +46,7 @@ def calibrate(output: Output, engines: Sequence[str], threads: int, *, alone: bo
                 continue
             still = (
                 ""
-                if one.restlessness <= calibration.RESTLESS
+                if one.restlessness <= RESTLESS
                 else (f"; the machine was restless ({one.restlessness:.2f}), so intervals are wider")
             )
             output.line(f"{one.engine}: {one.points} operators in {one.seconds:.0f} s{still}")
@@ -60,8 +61,14 @@ def calibrate(output: Output, engines: Sequence[str], threads: int, *, alone: bo
 
 def accuracy(output: Output) -> None:
     """The errors of predictions, from the ledger."""
-    from accel.core.performance import ledger
+    from accel.core.errors import TransferError
+    from accel.core.performance import gathering, ledger
 
+    try:
+        gathering.gather(output.step)
+    except TransferError as error:
+        output.warning(f"measurements of bench and run are left out: {error.message}")
+    output.step("")
     found = ledger.accuracy()
     everything = ledger.entries()
     overall = ledger.summary(("all", "all", "all"), everything) if everything else None
@@ -147,7 +154,7 @@ def _record(report: Report, row: Row) -> dict[str, Any]:
             "cache_bytes": memory.cache,
             "runtime_bytes": memory.runtime,
         },
-        "fits": None if row.machine.memory_bytes is None else memory.total <= row.machine.memory_bytes,
+        "fits": fits(row),
         "energy_j": found.energy_j,
         "power_w": found.power_w,
         "energy_basis": found.energy_basis,
@@ -176,6 +183,19 @@ def time_text(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
 
 
+def interval_text(low: float, high: float) -> str:
+    """`1.2 - 3.4 ms`; each with its unit where they differ."""
+    first, last = time_text(low), time_text(high)
+    unit = last.rpartition(" ")[2]
+    return f"{first.removesuffix(' ' + unit)} - {last}"
+
+
+def fits(row: Row) -> bool | None:
+    """Whether the device's memory holds it; None where nobody knows how much there is."""
+    memory = row.machine.memory_bytes
+    return None if memory is None else row.prediction.memory.total <= memory
+
+
 def _show(output: Output, report: Report) -> None:
     graph = report.graph
     what = f"{report.model.name} · {report.model.family} · {report.model.task}"
@@ -196,8 +216,8 @@ def _show(output: Output, report: Report) -> None:
             f"{found.device} {found.engine}{precision}{'' if found.calibrated else ' *'}",
             f"{found.batch}" + ("" if found.length is None else f" x {found.length}"),
             time_text(found.latency_s),
-            " - ".join(time_text(bound) for bound in found.interval_s),
-            human_bytes(found.memory.total),
+            interval_text(*found.interval_s),
+            human_bytes(found.memory.total) + ("" if fits(row) in (None, True) else " !"),
             found.bottleneck,
         ]
         if measured:
@@ -236,6 +256,9 @@ def _details(output: Output, report: Report) -> None:
         output.line(
             f"try {advice['option']} on {advice['device']}: {advice['gain']:.2f} times the {_better(advice)}{sure}"
         )
+    for row in report.rows:
+        if fits(row) is False:
+            output.note(f"! does not fit into the {human_bytes(row.machine.memory_bytes)} of {row.machine.id}")
     for item in report.left_out:
         output.note(f"{item['device']} {item['engine']} {item['precision']}: {item['reason']}")
     for row in report.rows:

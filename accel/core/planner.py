@@ -35,6 +35,7 @@ class Wish:
         trial: whether an unknown workload may be tried out.
         budget_s: time that the trial may take.
         memory_limit: bytes, or None.
+        strict: it is an error when most of the work does not run where the plan says.
         without: keys of plans that turned out not to work.
     """
 
@@ -46,6 +47,7 @@ class Wish:
     trial: bool = True
     budget_s: float = 60.0
     memory_limit: int | None = None
+    strict: bool = False
     without: tuple[str, ...] = ()
 
     @property
@@ -180,6 +182,46 @@ def by_priority(plans: Sequence[Plan], reason: str) -> Plan:
     return dataclasses.replace(first, source="priority", reason=reason, candidates=left)
 
 
+def _preferred(plans: Sequence[Plan], model: Model, recipe: Recipe, batch: int, wish: Wish) -> Plan | None:
+    """What the only engine that is left says of its own plans."""
+    able = [plan for plan in plans if plan.key not in wish.without]
+    if wish.tolerance is not None or not able or len({plan.engine for plan in able}) > 1:
+        return None
+    found = engine(able[0].engine).prefer(able, model, recipe, batch)
+    return found and by_priority([found[0], *(p for p in able if p != found[0])], found[1])
+
+
+def predicted(model: Model, options: Options, shape: Shape, plans: Sequence[Plan]) -> Plan | None:
+    """The plan that is predicted to be the fastest, or None where fewer than two engines were calibrated here.
+
+    See `accel profile --calibrate`. Loading is not predicted.
+    """
+    from accel.core.performance import calibration
+
+    if sum(calibration.kept(name) is not None for name in {p.engine for p in plans}) < 2:
+        return None
+    from accel.core.performance import predict
+
+    try:
+        ranked = predict.for_plans(model, shape.batch, shape.length, plans, options.max_new_tokens)
+    except AccelError:
+        return None  # its operators cannot be found: the priority table decides
+    if len(ranked) < 2:
+        return None
+    best, expected = ranked[0]
+    low, high = (1e3 * bound for bound in expected.interval_s)
+    reason = f"predicted to be the fastest: {1e3 * expected.latency_s:.3g} ms ({low:.3g} to {high:.3g})"
+    named = {id(plan): found for plan, found in ranked}
+    left = tuple(
+        {
+            "name": f"{p.device} {p.engine} {p.precision} {p.variant}".strip(),
+            "reason": f"predicted {1e3 * named[id(p)].latency_s:.3g} ms" if id(p) in named else "not tried",
+        }
+        for p in plans
+    )
+    return dataclasses.replace(best, source="predicted", reason=reason, candidates=left)
+
+
 def requested(plan: Plan) -> Plan:
     """The only plan that the user's options leave."""
     return dataclasses.replace(plan, source="requested", reason="the only one that the options leave")
@@ -220,7 +262,13 @@ def choose(
         raise nothing(reasons, wish)
     if len(plans) == 1 and wish.tolerance is None:
         return requested(plans[0])
+    ruled = _preferred(plans, model, recipe, shape.batch, wish)
+    if ruled is not None:
+        return ruled
     if not wish.trial:
+        guess = predicted(model, options, shape, plans)
+        if guess is not None:
+            return guess
         return by_priority(plans, "no measurement of this workload, and --no-trial: first of the priority table")
     from accel.core.trial import Trial
 

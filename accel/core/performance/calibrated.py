@@ -34,6 +34,8 @@ _FOLDED = {
     "onnxruntime": {"convolution": 0.0, "normalisation": 0.5, "elementwise": 0.5, "matmul": 1.0},
     "openvino": {"convolution": 0.0, "normalisation": 0.2, "elementwise": 0.2, "matmul": 0.1, "activation": 0.2},
 }
+#: a control that wanders more than this (its median over its fastest) makes intervals wider by as much
+RESTLESS = 1.08
 #: standard deviation of the noise of a measured time, as a share of it
 NOISE = 0.04
 #: factor between two sizes at which the time is computed; between them it is interpolated, so that it never falls
@@ -86,6 +88,8 @@ class Calibrated(Rates):
     def __init__(self, engine: str, figures: dict[str, Any]) -> None:
         self.engine = engine
         self._compiled = engine in COMPILED
+        restless = float(figures.get("restlessness", 1.0))
+        self.widening = math.log(restless) if restless > RESTLESS else 0.0
         points = [(Kernel.from_json(p["kernel"]), float(p["seconds"])) for p in figures["points"]]
         times = dict(points)
         self.call_s = min((s for k, s in points if k.kind == "call"), default=1e-6)

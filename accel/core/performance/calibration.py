@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 #: engines that can be calibrated, and the distribution that each version belongs to
 ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 #: seconds for all engines together, and what starting one takes of it
-TIME_LIMIT_S, STARTING_S = 120.0, 8.0
+TIME_LIMIT_S, STARTING_S = 120.0, 5.0
 #: raised when other things are measured
 VERSION = 1
-#: how far the control may wander (its median over its fastest): beyond the first the interval is widened, beyond the
-#: second the figures are refused
-RESTLESS, TOO_RESTLESS = 1.08, 1.35
+#: how far the control may wander (its median over its fastest); beyond it the figures are refused
+TOO_RESTLESS = 1.35
 #: machines (fingerprints) whose figures are kept
 MACHINES = 8
 

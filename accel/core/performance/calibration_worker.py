@@ -17,7 +17,7 @@ from accel.core.performance.kernel_runs import Run, run_of
 from accel.core.performance.kernels import Kernel, kernels
 
 #: seconds of measuring for one graph, and the fewest and the most runs
-SHARE_S = 0.12
+SHARE_S = 0.09
 LEAST, MOST = 4, 400
 #: between how many graphs the control is measured again
 CONTROL_EVERY = 12

@@ -5,14 +5,17 @@ A graph that is kept costs a file to read: no torch, no numpy.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from accel.core import memory
+from accel.core.digest import of_values
 from accel.core.errors import AccelError, InputError
 from accel.core.fingerprint import engine_version
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.templates import Template
+from accel.core.probe import read_text
 from accel.core.types import Model, Options, Weights
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from accel.core.performance.tracing import Tracer
 
 #: raised when the meaning of what is kept changes
-VERSION = 3
+VERSION = 5
 #: tokens that decoders generate, as `accel bench` has them do
 NEW_TOKENS = 32
 #: tokens of a text where nobody says
@@ -31,6 +34,13 @@ TEXT = ("text-encoder", "text-decoder")
 _BOTH = (((1, 16), (3, 16), (1, 24), (3, 24), (2, 40)), ((2, 16), (3, 16), (2, 24), (3, 24), (5, 40)))
 _SINGLE = ((1, 16), (1, 24), (1, 40))
 _BATCHES = ((1, 0), (3, 0), (2, 0)), ((2, 0), (3, 0), (5, 0))
+#: a decoder with more layers than this is traced with two smaller numbers of them, if its layers are all equal
+DEEP, FEW = 12, (2, 4)
+#: how configurations call the number of layers, and what says that layers differ
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_UNEQUAL = ("first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "no_rope_layers", "block_types")
+#: files that decide which operators a model has
+_DECISIVE = ("config.json", "modules.json", "preprocessor_config.json", "sentence_bert_config.json")
 
 
 def resolve(name: str, task: str | None = None, revision: str | None = None, *, code: bool = False) -> Model:
@@ -68,7 +78,7 @@ def graph_of(
     """The operators of one execution of a model.
 
     Args:
-        model: resolved, best by `resolve` of this module; its weights are not read.
+        model: resolved, with or without weights; they are not read.
         batch: inputs executed together.
         length: tokens of a text or samples of a sound; None for `DEFAULT_LENGTH` tokens (fewer if the model takes
             fewer), or the task's own example where the input is no text.
@@ -116,26 +126,31 @@ class _Kept:
     """Templates of one model, kept between processes."""
 
     def __init__(self, model: Model, new_tokens: int, steps: int | None, show: Callable[[str], None]) -> None:
+        identity = identity_of(model)
+        if model.layout != "onnx":
+            model = dataclasses.replace(model, weights="random")
         self._model, self._new_tokens, self._steps, self._show = model, new_tokens, steps, show
         libraries = [engine_version("torch"), engine_version("transformers"), engine_version("diffusers")]
         trusted = bool(model.entry.get("trust_remote_code"))
-        self._key = f"{VERSION}|{model.digest}|{model.family}|{model.task}|{new_tokens}|{steps}|{trusted}|{libraries}"
+        self._key = f"{VERSION}|{identity}|{model.family}|{model.task}|{new_tokens}|{steps}|{trusted}|{libraries}"
         self.about: dict[str, Any] | None = memory.recall("graphs", self._key)
         self._tracer: Tracer | OnnxTracer | None = None
+        self._shallow: list[Tracer] = []
 
     def tracer(self) -> Tracer | OnnxTracer:
         """The model without weights, made when first needed."""
         if self._tracer is None:
             self._show(f"finding the operators of {self._model.name}")
+            tracer: Tracer | OnnxTracer
             if self._model.layout == "onnx":
                 from accel.core.performance.onnx_tracing import OnnxTracer
 
-                self._tracer = OnnxTracer(self._model)
+                tracer = OnnxTracer(self._model)
             else:
                 from accel.core.performance.tracing import Tracer
 
-                self._tracer = Tracer(self._model)
-            tracer = self._tracer
+                tracer = Tracer(self._model)
+            self._tracer = tracer
             self.about = {
                 "weights_bytes": tracer.weights_bytes,
                 "capacity": _capacity(tracer.recipe.settings),
@@ -147,8 +162,9 @@ class _Kept:
 
     def close(self) -> None:
         """Removes what the tracer left."""
-        if self._tracer is not None:
-            self._tracer.close()
+        for tracer in (self._tracer, *self._shallow):
+            if tracer is not None:
+                tracer.close()
 
     def capacity(self) -> int | None:
         """The most tokens that the model takes, or None."""
@@ -205,8 +221,25 @@ class _Kept:
         from accel.core.performance import templates
 
         options = Options(max_new_tokens=self._new_tokens, steps=self._steps)
-        tracer = self.tracer()
-        return templates.fit([tracer.workload(b, n or length, options) for b, n in points])
+
+        def of(tracer: Tracer | OnnxTracer) -> Template | None:
+            return templates.fit([tracer.workload(b, n or length, options) for b, n in points])
+
+        depth = layers_of(self._model)
+        if depth is not None and depth > DEEP:
+            few, more = (of(tracer) for tracer in self._with_fewer())
+            whole = None if few is None or more is None else templates.with_layers(few, more, FEW, depth)
+            if whole is not None:
+                return whole
+        return of(self.tracer())
+
+    def _with_fewer(self) -> list[Tracer]:
+        """The model with each of the `FEW` numbers of layers."""
+        from accel.core.performance.tracing import Tracer
+
+        if not self._shallow:
+            self._shallow = [Tracer(shallow(self._model, count)) for count in FEW]
+        return self._shallow
 
     def _read(self, key: str) -> list[Template]:
         data = memory.recall("graphs", key)
@@ -214,6 +247,37 @@ class _Kept:
 
     def _write(self, key: str, found: list[Template]) -> None:
         memory.keep("graphs", key, {"templates": [template.as_json() for template in found]})
+
+
+def identity_of(model: Model) -> str:
+    """What stands for the operators of a model: its configuration, so that weights make no difference."""
+    if model.layout not in ("transformers", "diffusers") or model.folder is None:
+        return model.digest
+    names = sorted(name for name in model.files if name.rpartition("/")[2] in _DECISIVE)
+    texts = [(name, read_text(str(model.folder / name))) for name in names]
+    return of_values(model.layout, model.config, texts)
+
+
+def layers_of(model: Model) -> int | None:
+    """How many equal layers a decoder has; None for other models, and where layers may differ."""
+    config = model.config
+    if model.family != "text-decoder" or model.weights != "random" or any(key in config for key in _UNEQUAL):
+        return None
+    if len(set(config.get("layer_types") or ("same",))) > 1:
+        return None
+    found = next((config[key] for key in _LAYERS if key in config), None)
+    return found if isinstance(found, int) else None
+
+
+def shallow(model: Model, layers: int) -> Model:
+    """The same model with fewer layers."""
+    config = dict(model.config)
+    for key in _LAYERS:
+        if key in config:
+            config[key] = layers
+    if config.get("layer_types"):
+        config["layer_types"] = config["layer_types"][:layers]
+    return dataclasses.replace(model, config=config)
 
 
 def _capacity(settings: dict[str, Any]) -> int | None:

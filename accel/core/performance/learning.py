@@ -132,11 +132,15 @@ def _shipped() -> dict[str, Any]:
     return data
 
 
-def correction(machine: Machine, engine: str, precision: str) -> Correction:
-    """What is known for an engine here: from this machine's own measurements if there are enough, else shipped."""
+def correction(machine: Machine, engine: str, precision: str, without: str = "") -> Correction:
+    """What is known for an engine here: from this machine's own measurements if there are enough, else shipped.
+
+    Args:
+        without: a family whose measurements are to teach nothing.
+    """
     from accel.core.performance import ledger
 
-    pairs = ledger.pairs(machine.id, engine, precision)
+    pairs = [pair for pair in ledger.pairs(machine.id, engine, precision) if pair.group != without]
     if len(pairs) >= ENOUGH_PAIRS and len({p.group for p in pairs}) >= ENOUGH_FAMILIES:
         return learn(pairs, "ledger")
     known = _shipped().get("engines", {}).get(engine)

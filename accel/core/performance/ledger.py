@@ -31,6 +31,7 @@ class Entry:
     Attributes:
         seconds: predicted by class of operators, without correction. predicted_s, low_s, high_s: as it was told then.
         measured_s: median. joules: of one execution, where a counter told.
+        id: of the result that it came from, if it came from one.
     """
 
     fingerprint: str
@@ -52,6 +53,7 @@ class Entry:
     memory_measured: int | None = None
     joules: float | None = None
     when: float = 0.0
+    id: str = ""
 
 
 def append(entry: Entry) -> None:
@@ -88,6 +90,17 @@ def entries() -> list[Entry]:
         found.pop(key, None)
         found[key] = entry
     return list(found.values())
+
+
+def ids() -> set[str]:
+    """Results that are in the ledger already."""
+    found = set()
+    for line in read_text(str(home() / "ledger.jsonl"), 1 << 26).splitlines():
+        try:
+            found.add(str(json.loads(line)["id"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short, or of another version
+    return found - {""}
 
 
 def pairs(device: str, engine: str, precision: str) -> list[Pair]:

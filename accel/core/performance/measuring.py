@@ -71,8 +71,8 @@ def recipe_of(model: Model, options: Options, show: Callable[[str], None]) -> Re
     return found[0]
 
 
-def measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: int = 0) -> None:
-    """Runs what a row predicts and fills in what was measured. Errors as in `CellProcess`."""
+def measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: int = 0) -> list[float]:
+    """Runs what a row predicts, fills in what was measured and returns all samples, seconds. Errors: `CellProcess`."""
     found, graph = row.prediction, row.graph
     cell = Cell(
         model.name,
@@ -102,6 +102,7 @@ def measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: i
     row.measured_s = statistics.median(visit.samples)
     row.measured_memory = visit.peak_bytes if row.machine.platform in ("cpu", "openvino") else visit.device_bytes
     row.measured_joules = None if visit.joules is None else visit.joules / len(visit.samples)
+    return visit.samples
 
 
 def entry_of(row: Row) -> ledger.Entry:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from accel.core.errors import AccelError
-from accel.core.performance import calibration, learning
-from accel.core.performance.machines import Machine
+from accel.core.performance import calibration, graphs, learning
+from accel.core.performance.machines import Machine, machines
 from accel.core.performance.memory import MemoryEstimate, memory_of
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.prices import CLASSES, Rates, Roofline, class_of
+from accel.core.types import Model, Plan
 
 #: factor by which an uncalibrated prediction may be off either way, by what it is based on. Not checked on other
 #: machines: on one processor a roofline of measured peaks was off by 20 to 55 %
@@ -94,19 +96,20 @@ def seconds_by_class(graph: OperatorGraph, rates: Rates) -> dict[str, float]:
 
 
 def latency(
-    graph: OperatorGraph, machine: Machine, engine: str, precision: str = "fp32", threads: int = 0
+    graph: OperatorGraph, machine: Machine, engine: str, precision: str = "fp32", threads: int = 0, without: str = ""
 ) -> Prediction:
     """Predicts one execution.
 
     Args:
         threads: 0 for all that the process may use. Fewer are priced by their share of the cores.
+        without: a family whose measurements on this machine are to have no part in it.
 
     Raises:
         IncompatibleError: the device has no figure for the precision.
     """
     rates = rates_for(machine, engine, precision, threads)
     calibrated = rates.basis == "calibrated"
-    correction = learning.correction(machine, engine, precision) if calibrated else learning.NONE
+    correction = learning.correction(machine, engine, precision, without) if calibrated else learning.NONE
     scale = _threads_factor(machine, threads) if not calibrated else 1.0
     phases: dict[str, float] = {}
     classes: dict[str, float] = dict.fromkeys(CLASSES, 0.0)
@@ -123,7 +126,7 @@ def latency(
         bounds["overhead"]["overhead"] += seconds
         phases[phase] = phases.get(phase, 0.0) + seconds
     total = max(sum(classes.values()), 1e-9)
-    spread = math.exp(correction.halfwidth) if calibrated else SPREAD.get(rates.basis, 4.0)
+    spread = math.exp(correction.halfwidth + rates.widening) if calibrated else SPREAD.get(rates.basis, 4.0)
     by_bound: dict[str, float] = defaultdict(float)
     for found in bounds.values():
         for bound, seconds in found.items():
@@ -152,6 +155,32 @@ def latency(
         basis=rates.basis,
         notes=() if calibrated else (_caution(machine, rates.basis),),
     )
+
+
+def for_plans(
+    model: Model, batch: int, length: int | None, plans: Sequence[Plan], new_tokens: int | None = None
+) -> list[tuple[Plan, Prediction]]:
+    """Predictions for plans of this machine, fastest first; only for those whose engine was calibrated here.
+
+    A plan that reaches its precision in a way of its own (`variant`) is left out: what is priced is the plain graph.
+
+    Args:
+        length: tokens of a text or samples of a sound; what counts otherwise (pixels) decides nothing here.
+
+    Returns:
+        nothing where no engine is calibrated, which costs a look at a file.
+
+    Raises:
+        AccelError: the model's operators cannot be found.
+    """
+    able = [p for p in plans if not p.variant and p.precision == "fp32" and calibration.kept(p.engine) is not None]
+    if not able:
+        return []
+    has_length = model.family in (*graphs.TEXT, "audio")
+    graph = graphs.graph_of(model, batch, length if has_length else None, new_tokens or graphs.NEW_TOKENS)
+    here = {machine.id: machine for machine in machines(",".join(dict.fromkeys(p.device for p in able)))}
+    found = [(p, latency(graph, here[p.device], p.engine, p.precision, p.threads)) for p in able if p.device in here]
+    return sorted((pair for pair in found if pair[1].calibrated), key=lambda pair: pair[1].latency_s)
 
 
 def _caution(machine: Machine, basis: str) -> str:

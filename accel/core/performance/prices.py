@@ -57,6 +57,8 @@ class Rates(ABC):
 
     #: seconds of executing a graph at all
     call_s: float = 0.0
+    #: by how much (logarithm) the interval is wider, since the machine was restless when it was measured
+    widening: float = 0.0
     #: what it is based on: `calibrated`, or the basis of a `Machine`
     basis: str = ""
 

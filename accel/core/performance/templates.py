@@ -114,6 +114,37 @@ def fit(traces: Sequence[Trace]) -> Template | None:
     return Template(batch, length, list(operators.values()), peaks, first.calls, cache)
 
 
+def with_layers(few: Template, more: Template, layers: tuple[int, int], wanted: int) -> Template | None:
+    """The template of a model with many equal layers, from two of the same model with few.
+
+    Args:
+        few, more: with `layers[0]` and `layers[1]` layers. wanted: layers of the model.
+
+    Returns:
+        None where the two do not differ by equal layers alone.
+    """
+
+    def counted(template: Template) -> dict[str, list[Any]]:
+        return {json.dumps([*op[:5], *op[6:]]): op for op in template.operators}
+
+    first, second = counted(few), counted(more)
+    step, left = layers[1] - layers[0], wanted - layers[0]
+    if first.keys() != second.keys() or few.calls != more.calls or few.peaks.keys() != more.peaks.keys():
+        return None
+    operators = []
+    for key, op in first.items():
+        each, rest = divmod(second[key][5] - op[5], step)
+        if rest or each < 0:
+            return None
+        operators.append([*op[:5], op[5] + each * left, *op[6:]])
+
+    def line(a: list[float], b: list[float]) -> list[float]:
+        return [x + (y - x) / step * left for x, y in zip(a, b, strict=True)]
+
+    peaks = {phase: line(few.peaks[phase], more.peaks[phase]) for phase in few.peaks}
+    return Template(few.batch, few.length, operators, peaks, few.calls, line(few.cache, more.cache))
+
+
 def _skeleton(op: Operator) -> tuple[Any, ...]:
     ranks = [len(t.shape) for t in (*op.inputs, *op.outputs)]
     fixed = {name: value for name, value in op.attributes.items() if name != "repeat"}

@@ -9,7 +9,7 @@ import pytest
 
 from accel.core.errors import AccelError, IncompatibleError, InputError
 from accel.core.performance import memory as memory_module
-from accel.core.performance.graphs import graph_of, resolve
+from accel.core.performance.graphs import graph_of, layers_of, resolve
 from accel.core.performance.memory import memory_of
 from accel.core.performance.operators import Operator, OperatorGraph, Tensor, flops_of
 from accel.core.performance.tracing import Tracer
@@ -202,3 +202,21 @@ def test_too_long_a_text_is_refused() -> None:
         graph_of(model, 1, 513)
     with pytest.raises(InputError, match="above 0"):
         graph_of(model, 0)
+
+
+def test_many_equal_layers_are_as_if_all_had_been_traced() -> None:
+    """A deep decoder is traced with two small numbers of layers; the whole model says the same."""
+    model = resolve("smollm2-135m")
+    assert layers_of(model) == 30
+    graph = graph_of(model, 2, 48, new_tokens=4)
+    tracer = Tracer(model)
+    try:
+        direct = tracer.workload(2, 48, Options(max_new_tokens=4))
+        assert graph.weights_bytes == tracer.weights_bytes
+    finally:
+        tracer.close()
+    assert graph.flops == sum(op.count * op.flops for op in direct.operators)
+    assert graph.bytes_read == sum(op.count * op.bytes_read for op in direct.operators)
+    assert graph.cache_bytes == direct.cache_bytes
+    for phase, peak in direct.peaks.items():
+        assert graph.peak_bytes[phase] == pytest.approx(peak, rel=0.15)

@@ -79,7 +79,8 @@ class AnswerPrinter:
         if plan.threads:
             where += f" · {plan.threads} thread{'s' if plan.threads > 1 else ''}"
         self._output.note(f"{where} · {plan.source}: {plan.reason}")
-        for note in runner.notes:
+        summary = runner.session.execution().get("summary")
+        for note in (*([summary] if summary else []), *runner.notes):
             self._output.note(f"note: {note}")
 
     @contextlib.contextmanager

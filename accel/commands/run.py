@@ -42,7 +42,7 @@ def run(
         str, typer.Option("--hw", help="auto, platforms or devices by comma: cpu, cuda:1, openvino.")
     ] = "auto",
     engine: Annotated[
-        str | None, typer.Option("--engine", help="torch, torch-compile, onnxruntime, openvino or qnn.")
+        str | None, typer.Option("--engine", help="torch, torch-compile, onnxruntime, openvino, qnn or ort-web.")
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8 or auto.")] = None,
     tolerance: Annotated[
@@ -54,6 +54,9 @@ def run(
     memory_limit: Annotated[
         str | None, typer.Option("--memory-limit", metavar="SIZE", help="Memory the run may take, such as 4GB.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when most of the model does not run where --hw says.")
+    ] = False,
     no_trial: Annotated[bool, typer.Option("--no-trial", help="Do not try out an unknown workload.")] = False,
     trial_budget: Annotated[
         float, typer.Option("--trial-budget", min=1.0, metavar="SECONDS", help="Time a trial may take.")
@@ -105,6 +108,7 @@ def run(
         batch=batch,
         threads=threads,
         memory_limit=memory_limit,
+        strict=strict,
         trial=not no_trial,
         trial_budget_s=trial_budget,
         weights=weights,

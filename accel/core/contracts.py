@@ -52,6 +52,14 @@ class Session(ABC):
 
         return ArrayDecoding(self, graph, feeds)
 
+    def execution(self) -> dict[str, Any]:
+        """Where the graphs really execute, as far as the engine tells: JSON-ready, empty where the plan says it all.
+
+        Keys that others rely on: `summary` (one line for people) and `fallback` (why most of the work does not run
+        where the plan says; absent or empty where it does).
+        """
+        return {}
+
     def close(self) -> None:  # noqa: B027 - nothing to free is a valid answer
         """Frees what the session holds."""
 
@@ -196,6 +204,14 @@ class EnginePlugin(ABC):
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         """Every way this engine could run the recipe on the device within the given precisions, best guess first."""
 
+    def prefer(self, plans: Sequence[Plan], model: Model, recipe: Recipe, batch: int) -> tuple[Plan, str] | None:
+        """Chooses between plans of this engine without a trial, and says why; None leaves the choice to a trial.
+
+        Args:
+            plans: of this engine alone, with the devices that the user allows.
+        """
+        return None
+
     def needs_export(self, plan: Plan) -> bool:
         """Whether preparing the plan starts from the model's ONNX export, which can be the slowest step of a trial."""
         return not self.needs_framework
@@ -252,6 +268,13 @@ class HardwarePlugin(ABC):
     @abstractmethod
     def detect_hardware(self) -> PlatformReport:
         """What this machine has of the platform. Fast, without torch; never raises for absent hardware."""
+
+    #: the same for `detect_deep`
+    deep_time_limit: ClassVar[float] = 10.0
+
+    def detect_deep(self) -> PlatformReport:
+        """As `detect_hardware`, with what can only be known by trying, which may take seconds."""
+        return self.detect_hardware()
 
     def optimize_model(self, model: Source, config: Plan, folder: Path) -> Session:
         """Prepares the model for this platform under the plan and opens it."""

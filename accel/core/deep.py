@@ -89,6 +89,8 @@ def _hindrance(device: Device) -> str | None:
         return "an emulator's speed means nothing"
     if device.platform == "openvino":
         return None
+    if device.platform in ("webgpu", "webnn"):
+        return "a browser is opened and looked into, but no product is timed in it"
     if device.platform not in ("cpu", "cuda", "rocm", "mps"):
         return "nothing here computes on it yet"
     build = torch_build()

@@ -12,6 +12,9 @@ from accel.core.types import PLATFORMS, Device, PlatformReport
 #: packages whose coming, going or upgrade changes which devices a run could use
 _LIBRARIES = ("torch", "onnxruntime", "openvino", "onnxruntime-qnn", "nvidia-ml-py")
 
+#: features of devices that only a user who names them wants: their speed means nothing, or is not worth a trial
+_AVOIDED = {"emulated", "software", "unproven"}
+
 #: words that people use for a platform
 _MEANT = {
     **dict.fromkeys(("gpu", "gpus"), "cuda, rocm, mps or openvino:GPU"),
@@ -114,7 +117,7 @@ def find_devices(selection: Selection | str, *, reports: Sequence[PlatformReport
     if not chosen.named:
         ranked = sorted(chosen.platforms, key=lambda name: -priority(name))
         here = [device for name in ranked if name in answers for device in answers[name].devices]
-        return tuple(device for device in here if device.engines and "emulated" not in device.features)
+        return tuple(device for device in here if device.engines and not _AVOIDED & set(device.features))
     found: dict[str, Device] = {}
     for target in chosen.targets:
         fits = [device for device in answers[target.platform].devices if target.fits(device.id)]
@@ -158,13 +161,14 @@ def _known_ids() -> list[str]:
     import os
     import sys
 
+    from accel.core.browser.probing import known_browsers
     from accel.core.fingerprint import engine_version, fingerprint
     from accel.core.hardware import engine_names
     from accel.core.probe import kept, listing, system_key
 
     folders = [listing("/dev/dri"), listing("/dev/accel"), os.access("/dev/kfd", os.R_OK | os.W_OK)]
     versions = [engine_version(name) for name in _LIBRARIES]
-    key = [*system_key(), fingerprint(), sys.prefix, versions, folders, engine_names()]
+    key = [*system_key(), fingerprint(), sys.prefix, versions, folders, engine_names(), known_browsers()]
     ids = kept("devices", key, lambda: [device.id for device in find_devices("auto")] or None)
     return [str(device) for device in ids or []]
 

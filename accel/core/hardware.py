@@ -36,7 +36,7 @@ def scan(
     """
     from accel.core import deep as measuring
 
-    probes = [_Probe(platform(name)) for name in names]
+    probes = [_Probe(platform(name), deep) for name in names]
     for probe in probes:
         probe.start()
     reports = [_with_engines(probe.report()) for probe in probes]
@@ -74,16 +74,16 @@ def priority(name: str) -> int:
 class _Probe(threading.Thread):
     """One platform's probe. A thread that hangs is left behind: it ends with the process."""
 
-    def __init__(self, plugin: HardwarePlugin) -> None:
+    def __init__(self, plugin: HardwarePlugin, deep: bool) -> None:
         super().__init__(daemon=True, name=f"probe-{plugin.name}")
-        self.plugin = plugin
+        self.plugin, self.deep = plugin, deep
         self.answer: PlatformReport | None = None
         self.began = time.monotonic()
 
     def run(self) -> None:
         name = self.plugin.name
         try:
-            answer = self.plugin.detect_hardware()
+            answer = self.plugin.detect_deep() if self.deep else self.plugin.detect_hardware()
         except AccelError as error:
             answer = PlatformReport(name, False, error.message, error.hint)
         except Exception as error:  # an odd machine or a plugin of a third party: the others still have to answer
@@ -98,7 +98,7 @@ class _Probe(threading.Thread):
 
     def report(self) -> PlatformReport:
         """The answer, or an absent platform once its time is over."""
-        limit = self.plugin.time_limit
+        limit = self.plugin.deep_time_limit if self.deep else self.plugin.time_limit
         self.join(max(0.0, self.began + limit - time.monotonic()))
         if self.answer is None:
             reason = f"its probe did not answer within {limit:g} s"

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from accel.core import prepared
-from accel.core.errors import AccelError, IncompatibleError, InputError, OutOfMemoryError, TransferError
+from accel.core.errors import (
+    AccelError,
+    IncompatibleError,
+    InputError,
+    OutOfMemoryError,
+    TransferError,
+    UnavailableError,
+)
 from accel.core.logs import profiled
 from accel.core.memory_limit import limit_memory
 from accel.core.paths import ensure, home
@@ -87,6 +94,7 @@ class Runner:
         self._family: ModelPlugin | None = None
         self._session: Session | None = None
         self._worker: Worker | None = None
+        self._looked = False
         self.current: Plan | None = None
 
     @property
@@ -143,7 +151,7 @@ class Runner:
             try:
                 with profiled("open"):
                     return self.start(plan, single=single)
-            except IncompatibleError as error:
+            except (IncompatibleError, UnavailableError) as error:
                 if plan.source == "requested" or plan.key in self.wish.without:
                     raise
                 self._warn(f"{plan.device} {plan.engine} {plan.precision} is left out: {error.message}")
@@ -168,7 +176,7 @@ class Runner:
         else:
             try:
                 session = chosen.load(folder, self.recipe, plan, single=single)
-            except (OutOfMemoryError, MemoryError):
+            except (OutOfMemoryError, UnavailableError, MemoryError):
                 raise
             except Exception as error:  # whatever a damaged file makes the engine throw, building anew is the remedy
                 self._show(f"what was ready could not be opened ({error}): preparing it again")
@@ -231,6 +239,7 @@ class Runner:
         try:
             outputs = self.family.execute(self.session, batch, self.options, emit)
             latency = time.perf_counter() - started
+            self._look()
             answers = self.family.postprocess_outputs(outputs, batch, self.options)
         except (OutOfMemoryError, MemoryError) as error:
             if len(batch) == 1:
@@ -247,6 +256,17 @@ class Runner:
             else:
                 results.append(Answer(index, answer, latency, len(batch)))
         return results
+
+    def _look(self) -> None:
+        """After the first batch, when engines that compile for shapes know: whether the work runs where it should."""
+        if self._looked:
+            return
+        self._looked = True
+        fallback = self.session.execution().get("fallback")
+        if fallback and self.wish.strict:
+            raise IncompatibleError(f"--strict: {fallback}", "leave out --strict, or use --hw auto")
+        if fallback:
+            self._warn(fallback)
 
     def record(self, answer: Answer) -> dict[str, Any]:
         """An answer as the object that `--json` prints."""
@@ -269,6 +289,7 @@ class Runner:
             "weights": self.model.weights,
             "plan": {"source": plan.source, "reason": plan.reason, "candidates": list(plan.candidates)},
             "notes": list(self.notes),
+            "execution": self.session.execution(),
         }
 
     @property

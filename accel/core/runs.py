@@ -36,6 +36,7 @@ class Request:
     batch: str = "auto"
     threads: int = 0
     memory_limit: str | None = None
+    strict: bool = False
     trial: bool = True
     trial_budget_s: float = 60.0
     weights: str | None = None
@@ -103,6 +104,7 @@ def make_wish(request: Request) -> Wish:
         trial=request.trial,
         budget_s=request.trial_budget_s,
         memory_limit=limit,
+        strict=request.strict,
     )
 
 

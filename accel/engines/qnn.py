@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from accel.core.contracts import EnginePlugin, Session, Source
 from accel.core.errors import IncompatibleError, UnavailableError
 from accel.core.fingerprint import engine_version
+from accel.core.padding import cut, padded
 from accel.core.types import GraphSpec, Plan, Recipe
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ _PROVIDER = "QNNExecutionProvider"
 #: the Snapdragon X Elite. The emulator has to be told which chip it is: its default one has too little memory for
 #: attention ("QNN_COMMON_ERROR_MEM_ALLOC")
 _EMULATED_CHIP = "60"
-#: padded lengths are a power of two from here on
-_SHORTEST = 16
 #: operators that the work is in; most of them have to run on the processor for it to count as having run there
 _HEAVY = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
@@ -59,20 +58,18 @@ class QnnSession(Session):
     def _run_fixed(self, spec: GraphSpec, feeds: Tensors) -> Tensors:
         import numpy as np
 
-        padded, sizes = _padded(spec, feeds)
-        session = self._session(spec.name, {n: a.shape for n, a in padded.items()})
+        wide, sizes = padded(spec, feeds)
+        session = self._session(spec.name, {n: a.shape for n, a in wide.items()})
         names = [t.name for t in spec.outputs]
         try:
-            found = session.run(names, padded)
+            found = session.run(names, wide)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise _failed(error, f"executing the graph {spec.name!r}") from error
-        results = {}
-        for tensor, array in zip(spec.outputs, found, strict=True):
-            cut = tuple(slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in tensor.axes)
-            results[tensor.name] = array[cut]
-            if array.dtype.kind == "f" and not np.isfinite(array[cut]).all():
+        results = cut(spec, dict(zip(names, found, strict=True)), sizes)
+        for name, array in results.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise IncompatibleError(
-                    f"QNN's output {tensor.name} has values that are not numbers", "use another engine (--engine)"
+                    f"QNN's output {name} has values that are not numbers", "use another engine (--engine)"
                 )
         return results
 
@@ -123,8 +120,8 @@ class QnnEngine(EnginePlugin):
                 quantize.finite(source.onnx(graph), target)
             if feeds:
                 one = {n: a[:1] if spec.inputs[0].axes[:1] == ("batch",) else a for n, a in feeds[0].items()}
-                padded, _ = _padded(spec, one)
-                _compile(target, {n: a.shape for n, a in padded.items()}, proving=True)
+                wide, _ = padded(spec, one)
+                _compile(target, {n: a.shape for n, a in wide.items()}, proving=True)
 
     def load(
         self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
@@ -132,34 +129,6 @@ class QnnEngine(EnginePlugin):
         """See `EnginePlugin.load`."""
         _device()
         return QnnSession(folder, recipe, plan.precision)
-
-
-def _padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
-    """Feeds with rounded lengths, and the real size of every named axis.
-
-    Only axes of the attention mask are rounded: padding that nothing masks would change the result.
-    """
-    import numpy as np
-
-    sizes = {
-        axis: size
-        for t in spec.inputs
-        for axis, size in zip(t.axes, feeds[t.name].shape, strict=True)
-        if isinstance(axis, str)
-    }
-    masked = {axis for t in spec.inputs if t.name == "attention_mask" for axis in t.axes[1:]}
-    rounded = {
-        axis: max(_SHORTEST, 1 << (size - 1).bit_length()) if axis in masked else size for axis, size in sizes.items()
-    }
-    padded = {}
-    for t in spec.inputs:
-        array = feeds[t.name]
-        width = [
-            (0, rounded[axis] - size if isinstance(axis, str) else 0)
-            for axis, size in zip(t.axes, array.shape, strict=True)
-        ]
-        padded[t.name] = np.pad(array, width) if any(more for _, more in width) else array
-    return padded, sizes
 
 
 def _device() -> Any:

@@ -1,49 +1,31 @@
-"""Browsers that offer WebGPU. They are looked for and not started, so what their GPU can do is not known yet."""
+"""Browsers that offer WebGPU."""
 
 from __future__ import annotations
 
-from accel.core.browsers import VENDORS, Browser, chosen, find
-from accel.core.contracts import HardwarePlugin
-from accel.core.types import Device, PlatformReport
+from typing import Any
 
-KINDS = ("chromium", "chrome", "edge", "firefox")
+from accel.platforms._browser import BrowserPlatform
 
 
-class WebGpuPlatform(HardwarePlugin):
-    """Detection only: nothing here runs models in a browser yet, so no device has an engine."""
+class WebGpuPlatform(BrowserPlatform):
+    """The graphics processor through a browser, or the software renderer that stands in for it."""
 
     name = "webgpu"
     priority = 70
+    title = "WebGPU"
+    kinds = ("chromium", "chrome", "edge", "firefox")
+    install = "install Chromium, Chrome, Edge or Firefox"
 
-    def __init__(self, browsers: list[Browser] | None = None) -> None:
-        self.browsers = browsers
-
-    def detect_hardware(self) -> PlatformReport:
-        wanted = chosen() if self.browsers is None else None
-        browsers = find(wanted=wanted) if self.browsers is None else self.browsers
-        fit = [browser for browser in browsers if browser.kind in KINDS]
-        if not fit and wanted:
-            reason = f"not installed: hardware.browser is {wanted!r}, which is no browser here that offers WebGPU"
-            return PlatformReport(self.name, False, reason, "correct hardware.browser, or unset it to look for one")
-        if not fit:
-            return PlatformReport(
-                self.name,
-                False,
-                "not installed: no browser that offers WebGPU",
-                "install Chromium, Chrome, Edge or Firefox",
-            )
-        devices = tuple(
-            Device(
-                id=f"{self.name}:{browser.kind}",
-                platform=self.name,
-                name=f"{browser.kind.capitalize()} ({browser.path})",
-                vendor=VENDORS[browser.kind],
-                driver=browser.version,
-            )
-            for browser in fit
-        )
-        reason = "found by its files, not started; running models in a browser is not built in yet"
-        return PlatformReport(self.name, True, reason, devices=devices)
+    def describe(self, found: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """See `BrowserPlatform.describe`."""
+        words = [str(found[key]) for key in ("vendor", "architecture", "device", "description") if found.get(key)]
+        name = " ".join(words) or "an adapter that does not say what it is"
+        buffer = int(found["limits"].get("maxStorageBufferBindingSize") or 0)
+        size = f", buffers up to {buffer >> 20} MB" if buffer else ""
+        useful = tuple(f for f in ("shader-f16", "subgroups", "timestamp-query") if f in found["features"])
+        if found["software"]:
+            return f"{name}, a software renderer{size}", ("software", *useful)
+        return f"{name}{size}", useful
 
 
 PLUGIN = WebGpuPlatform

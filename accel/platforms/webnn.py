@@ -1,46 +1,38 @@
-"""Browsers that offer WebNN. They are looked for and not started, so what their GPU can do is not known yet."""
+"""Browsers that offer WebNN."""
 
 from __future__ import annotations
 
-from accel.core.browsers import VENDORS, Browser, chosen, find
-from accel.core.contracts import HardwarePlugin
-from accel.core.types import Device, PlatformReport
+from typing import Any
 
-KINDS = ("chromium", "chrome", "edge")
+from accel.platforms._browser import BrowserPlatform
 
 
-class WebNnPlatform(HardwarePlugin):
-    """Detection only: nothing here runs models in a browser yet, so no device has an engine."""
+class WebNnPlatform(BrowserPlatform):
+    """Neural accelerators through a browser, or the library on the processor that stands in for them."""
 
     name = "webnn"
     priority = 65
+    title = "WebNN"
+    kinds = ("chromium", "chrome", "edge")
+    install = "install Chromium, Chrome or Edge"
 
-    def __init__(self, browsers: list[Browser] | None = None) -> None:
-        self.browsers = browsers
-
-    def detect_hardware(self) -> PlatformReport:
-        wanted = chosen() if self.browsers is None else None
-        browsers = find(wanted=wanted) if self.browsers is None else self.browsers
-        fit = [browser for browser in browsers if browser.kind in KINDS]
-        if not fit and wanted:
-            reason = f"not installed: hardware.browser is {wanted!r}, which is no browser here that offers WebNN"
-            return PlatformReport(self.name, False, reason, "correct hardware.browser, or unset it to look for one")
-        if not fit:
-            return PlatformReport(
-                self.name, False, "not installed: no browser that offers WebNN", "install Chromium, Chrome or Edge"
-            )
-        devices = tuple(
-            Device(
-                id=f"{self.name}:{browser.kind}",
-                platform=self.name,
-                name=f"{browser.kind.capitalize()} ({browser.path})",
-                vendor=VENDORS[browser.kind],
-                driver=browser.version,
-            )
-            for browser in fit
+    def describe(self, found: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """See `BrowserPlatform.describe`. A type counts when what it built says that it runs there."""
+        types = found["types"]
+        true = [name for name, fact in types.items() if fact["executes"] and name in (fact["devices"] or ())]
+        lent = [
+            f"{name} runs on the {'/'.join(fact['devices'])}"
+            for name, fact in types.items()
+            if fact["executes"] and fact["devices"] and name not in fact["devices"]
+        ]
+        said = (
+            "executes on " + " and ".join(f"the {name}" for name in true) if true else "does not say where it executes"
         )
-        reason = "found by its files, not started; running models in a browser is not built in yet"
-        return PlatformReport(self.name, True, reason, devices=devices)
+        hardware = [name for name in true if name != "cpu"]
+        return ", but ".join([said, *([" and ".join(lent)] if lent else [])]), (
+            *true,
+            *([] if hardware else ["software"]),
+        )
 
 
 PLUGIN = WebNnPlatform

@@ -29,7 +29,7 @@ DEVICES = {"cpu": "cpu:0", "openvino": "openvino:CPU", "qualcomm": "qualcomm:0"}
 #: largest relative difference from torch fp32, and lowest cosine, by precision
 TOLERANCE = {"fp32": (1e-5, 0.99999), "fp16": (1e-2, 0.9999), "bf16": (6e-2, 0.998), "int8": (None, 0.97)}
 #: engines whose tests take long or need a process of their own; their own test files hold them
-ELSEWHERE = ("torch-compile", "qnn")
+ELSEWHERE = ("torch-compile", "qnn", "ort-web")
 MODELS: dict[str, tuple[Callable[[], dict[str, TorchGraph]], str]] = {
     "bert": (parts.bert, "text-encoder"),
     "resnet": (parts.cnn, "cnn"),

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accel.core.padding import padded
 from accel.core.registry import engine
 from accel.core.types import Plan
-from accel.engines.qnn import _padded
 from tests.engines.parts import GraphSource, bert, cnn
 
 ROOT = Path(__file__).parents[2]
@@ -114,13 +114,13 @@ def test_plans(tmp_path: Path) -> None:
 def test_only_lengths_that_a_mask_covers_are_padded(tmp_path: Path) -> None:
     text = GraphSource(bert(), tmp_path).recipe.graphs["model"]
     ids = np.ones((1, 21), np.int64)
-    padded, sizes = _padded(text, {"input_ids": ids, "attention_mask": ids})
-    assert padded["input_ids"].shape == padded["attention_mask"].shape == (1, 32)
-    assert padded["attention_mask"].sum() == 21
+    wide, sizes = padded(text, {"input_ids": ids, "attention_mask": ids})
+    assert wide["input_ids"].shape == wide["attention_mask"].shape == (1, 32)
+    assert wide["attention_mask"].sum() == 21
     assert sizes == {"batch": 1, "length": 21}
     pixels = np.ones((1, 3, 64, 64), np.float32)
-    padded, _ = _padded(GraphSource(cnn(), tmp_path).recipe.graphs["model"], {"pixel_values": pixels})
-    assert padded["pixel_values"] is pixels
+    wide, _ = padded(GraphSource(cnn(), tmp_path).recipe.graphs["model"], {"pixel_values": pixels})
+    assert wide["pixel_values"] is pixels
 
 
 def test_a_prepared_plan_names_both_libraries() -> None:

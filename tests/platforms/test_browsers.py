@@ -1,13 +1,18 @@
-"""WebGPU and WebNN: browsers are looked for, and never started."""
+"""WebGPU and WebNN: browsers are looked for without being started, and what was seen in them counts."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from accel.core.browsers import Browser, find
+from accel.core.browser import probing
+from accel.core.browser.finding import Browser, find
 from accel.core.contracts import HardwarePlugin
+from accel.core.devices import find_devices
+from accel.core.types import PLATFORMS, PlatformReport
 from accel.platforms.webgpu import WebGpuPlatform
 from accel.platforms.webnn import WebNnPlatform
 from tests import machines
@@ -81,12 +86,86 @@ CHROMIUM, FIREFOX = Browser("chromium", "/usr/bin/chromium", None), Browser("fir
         (WebNnPlatform([CHROMIUM, FIREFOX]), ["webnn:chromium"]),
     ],
 )
-def test_browsers_are_devices_that_nothing_runs_on_yet(plugin: HardwarePlugin, ids: list[str]) -> None:
+def test_browsers_are_devices_before_anyone_looked_into_them(plugin: HardwarePlugin, ids: list[str]) -> None:
     report = plugin.detect_hardware()
     assert report.present
     assert [device.id for device in report.devices] == ids
-    assert "not built in yet" in report.reason
-    assert all(device.engines == () and device.precisions["possible"] == [] for device in report.devices)
+    assert "detect --deep" in report.reason
+    assert all(device.features == ("unproven",) for device in report.devices)
+
+
+ADAPTER = {"present": True, "reason": "", "vendor": "nvidia", "architecture": "hopper", "features": ["shader-f16"],
+           "limits": {"maxStorageBufferBindingSize": 1 << 30}, "version": "156.0", "software": False}  # fmt: skip
+CPU_ONLY = {"executes": True, "devices": ["cpu"]}
+
+
+def test_what_was_seen_in_a_browser_is_said_until_it_changes(tmp_path: Path) -> None:
+    browser = Browser("chromium", str(program(tmp_path, "/usr/bin/chromium")), None)
+    probing.remember(browser, "webgpu", ADAPTER)
+    (device,) = WebGpuPlatform([browser]).detect_hardware().devices
+    assert device.name.endswith("nvidia hopper, buffers up to 1024 MB")
+    assert device.features == ("shader-f16",)
+    assert device.driver == "156.0"
+    Path(browser.path).write_text("another version")
+    (device,) = WebGpuPlatform([browser]).detect_hardware().devices
+    assert device.features == ("unproven",)
+
+
+def test_a_software_adapter_is_marked(tmp_path: Path) -> None:
+    browser = Browser("chromium", str(program(tmp_path, "/usr/bin/chromium")), None)
+    probing.remember(browser, "webgpu", {**ADAPTER, "software": True})
+    (device,) = WebGpuPlatform([browser]).detect_hardware().devices
+    assert "software" in device.features
+    assert "a software renderer" in device.name
+
+
+@pytest.mark.parametrize(
+    ("adapter", "software"),
+    [
+        ({"vendor": "google", "architecture": "swiftshader", "fallback": False}, True),
+        ({"vendor": "", "architecture": "", "fallback": True}, True),
+        ({"vendor": "mesa", "description": "llvmpipe (LLVM 15.0.6, 256 bits)"}, True),
+        ({"vendor": "nvidia", "architecture": "hopper", "fallback": False}, False),
+        ({"vendor": None, "architecture": None}, False),
+    ],
+)
+def test_which_adapters_are_programs(adapter: dict[str, Any], software: bool) -> None:
+    assert probing.is_software(adapter) is software
+
+
+def test_webnn_says_where_it_really_executes(tmp_path: Path) -> None:
+    browser = Browser("chromium", str(program(tmp_path, "/usr/bin/chromium")), None)
+    refused = {"executes": False, "reason": "not supported"}
+    found = {"present": True, "reason": "", "types": {"npu": refused, "gpu": CPU_ONLY, "cpu": CPU_ONLY}}
+    probing.remember(browser, "webnn", found)
+    (device,) = WebNnPlatform([browser]).detect_hardware().devices
+    assert device.name.endswith("executes on the cpu, but gpu runs on the cpu")
+    assert device.features == ("cpu", "software")
+
+
+def test_a_browser_that_offers_nothing_is_no_device(tmp_path: Path) -> None:
+    browser = Browser("chromium", str(program(tmp_path, "/usr/bin/chromium")), None)
+    probing.remember(browser, "webnn", {"present": False, "reason": "built without it", "types": {}})
+    report = WebNnPlatform([browser]).detect_hardware()
+    assert not report.present
+    assert "built without it" in report.reason
+    assert "hardware.browser" in report.fix
+
+
+def test_auto_leaves_browsers_alone_that_it_would_waste_its_trial_on(tmp_path: Path) -> None:
+    browser = Browser("chromium", str(program(tmp_path, "/usr/bin/chromium")), None)
+
+    def automatic() -> list[str]:
+        report = WebGpuPlatform([browser]).detect_hardware()
+        devices = tuple(dataclasses.replace(device, engines=("ort-web",)) for device in report.devices)
+        reports = [PlatformReport(name, False, "") for name in PLATFORMS if name != "webgpu"]
+        return [d.id for d in find_devices("auto", reports=[*reports, dataclasses.replace(report, devices=devices)])]
+
+    assert automatic() == []
+    probing.remember(browser, "webgpu", {**ADAPTER, "software": True})
+    assert automatic() == []
+    probing.remember(browser, "webgpu", ADAPTER)
+    assert automatic() == ["webgpu:chromium"]
 
 
 def test_webnn_needs_a_relative_of_chromium() -> None:

@@ -32,7 +32,6 @@ def export(
     import tempfile
 
     from accel.core.errors import InputError
-    from accel.core.paths import ensure, home
     from accel.core.report import exporting, page, reading
     from accel.core.report.exporting import replacing
 
@@ -56,7 +55,8 @@ def export(
         text = f"{_report.counted(count, 'result')} in {file}"
         output.result(data, lambda: output.line(text), str(file))
     else:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=ensure(home())) as folder:
+        # not under the home folder, which may be read-only
+        with tempfile.TemporaryDirectory(prefix="accel-export-") as folder:
             part = Path(folder) / "export"
             _, problem = write(part)
             output.file(part)

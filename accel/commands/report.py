@@ -9,6 +9,7 @@ import typer
 from accel.commands import _report
 from accel.commands._report_analysis import COMMANDS as ANALYSIS
 from accel.commands._report_db import GROUP as DB
+from accel.commands._report_ranking import COMMANDS as RANKING
 from accel.commands._report_share import COMMANDS as SHARING
 from accel.output import Output, bar, human_bytes, sparkline
 
@@ -189,6 +190,7 @@ GROUP: dict[str, Any] = {
     "runs": runs,
     "show": show,
     **ANALYSIS,
+    **RANKING,
     **SHARING,
     "db": DB,
 }

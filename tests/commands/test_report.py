@@ -15,6 +15,7 @@ from tests.core.report.history import keep, record, sweep_id
 from tests.program import accel, succeed
 
 ONE, TWO = sweep_id("one"), sweep_id("two")
+LATER = {"commit": "b" * 40}
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def stored(isolated_home: Path) -> Path:
     )
     keep(
         [
-            record(0.0101, TWO, seed=1),
-            record(0.026, TWO, engine="torch", seed=1, environment={"commit": "b" * 40}),
-            record(None, TWO, precision="int8", cause="crash", reason="signal 11 in the engine"),
+            record(0.0101, TWO, seed=1, environment=LATER),
+            record(0.026, TWO, engine="torch", seed=1, environment=LATER),
+            record(None, TWO, precision="int8", cause="crash", reason="signal 11 in the engine", environment=LATER),
         ]
     )
     results.append({"kind": "run", "model_name": "bert-base", "device": "cpu:0", "inference_time": 0.011})
@@ -170,7 +171,7 @@ def test_from_cron(stored: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "IPFS_ACCELERATE_HOME": str(stored)}
     root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.insert(0, {root!r}); from accel.cli import main; main()"
-    for words in (["summary"], ["show", "last"], ["db", "status"], ["runs"]):
+    for words in (["summary"], ["show", "last"], ["db", "status"], ["runs"], ["trend", "bert-base"], ["leaderboard"]):
         command = [sys.executable, "-c", code, "report", *words]
         for more in ({}, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
             done = subprocess.run(

@@ -104,9 +104,11 @@ def _by_id(con: DuckDBPyConnection, name: str, samples: bool) -> Run | None:
 
 
 def _by_commit(con: DuckDBPyConnection, name: str, samples: bool) -> Run | None:
+    # one result of each sweep: to parse the metadata of all of them would take too long
     row = con.execute(
-        "SELECT sweep FROM benchmark_results WHERE sweep IS NOT NULL"
-        " AND starts_with(metadata->>'$.environment.commit', ?) ORDER BY seq DESC LIMIT 1",
+        "WITH s AS (SELECT max(seq) AS seq FROM benchmark_results WHERE sweep IS NOT NULL GROUP BY sweep)"
+        " SELECT r.sweep FROM s JOIN benchmark_results r ON r.seq = s.seq"
+        " WHERE starts_with(r.metadata->>'$.environment.commit', ?) ORDER BY r.seq DESC LIMIT 1",
         [name],
     ).fetchone()
     return _sweep(con, row[0], samples) if row is not None else None

@@ -66,7 +66,7 @@ def make(records: Sequence[dict[str, Any]]) -> Bundle:
     if not records:
         raise InputError("there are no stored results in these runs", "accel report runs lists the runs")
     environments: dict[str, dict[str, Any]] = {}
-    models: dict[tuple[str, str], dict[str, Any]] = {}
+    models: dict[tuple[str, str, str], dict[str, Any]] = {}
     pinned = _pinned()
     for record in records:
         metadata = record["metadata"]
@@ -75,8 +75,9 @@ def make(records: Sequence[dict[str, Any]]) -> Bundle:
             metadata["environment"] = environment
             environments[json.dumps(environment, sort_keys=True)] = environment
         name, digest = record["model_name"] or "", str(metadata.get("model_digest") or "")
-        known = record["model_cid"] or (pinned.get(name) if metadata.get("weights") != "random" else None)
-        models[name, digest] = {
+        known = record["model_cid"] or pinned.get((name, metadata.get("revision")))
+        known = None if metadata.get("weights") == "random" else known
+        models[name, digest, str(metadata.get("weights"))] = {
             "model": name,
             "digest": digest or None,
             "revision": metadata.get("revision"),
@@ -98,15 +99,14 @@ def make(records: Sequence[dict[str, Any]]) -> Bundle:
     return Bundle(manifest, lines)
 
 
-def _pinned() -> dict[str, str]:
-    """Content ids of pinned models, by name; names that several pins have are left out."""
+def _pinned() -> dict[tuple[str, str | None], str]:
+    """Content ids of pinned models, by name and revision; those that several pins have are left out."""
     from accel.core.content.pins import Pins
 
-    found: dict[str, str | None] = {}
+    found: dict[tuple[str, str | None], list[str]] = {}
     for pin in Pins(paths.home() / "content" / "pins").all():
-        if pin.name:
-            found[pin.name] = pin.cid if pin.name not in found else None
-    return {name: cid for name, cid in found.items() if cid is not None}
+        found.setdefault((pin.name, pin.revision), []).append(pin.cid)
+    return {key: cids[0] for key, cids in found.items() if key[0] and len(cids) == 1}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core import paths
-from accel.core.database import understood
+from accel.core.database import Damaged, DatabaseError, understood
 from accel.core.errors import TransferError
 from accel.core.report.cells import Cell, latest
 from accel.core.report.reading import Filter
@@ -115,8 +115,13 @@ def _copy(con: DuckDBPyConnection, where: str, values: list[Any], form: str, tar
     how = "FORMAT parquet, COMPRESSION zstd" if form == "parquet" else "FORMAT csv, HEADER"
     path = str(target).replace("'", "''")
     query = f"SELECT {', '.join(columns)} FROM benchmark_results WHERE {where} ORDER BY seq"
-    with understood(target, f"the file {target}"):
-        row = con.execute(f"COPY ({query}) TO '{path}' ({how})", values).fetchone()
+    try:
+        with understood(target, f"the file {target}"):
+            row = con.execute(f"COPY ({query}) TO '{path}' ({how})", values).fetchone()
+    except DatabaseError as error:
+        if isinstance(error, Damaged) and error.__cause__ is not None:
+            raise error.__cause__ from None  # it is the database that cannot be read, as its opener is going to say
+        raise TransferError(error.message, "free space or rights there") from error
     return int(row[0]) if row is not None else 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel.core import results
+from accel.core.database import DatabaseError
 from accel.core.errors import InputError, TransferError
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ def read(work: Callable[[DuckDBPyConnection], T], wait_s: float = 10.0) -> tuple
     Raises:
         TransferError: the database cannot be read, and nothing waits in the spool.
     """
+    opened = False
     try:
         with results.open_reader(wait_s) as con:
+            opened = True
             return work(con), None
     except TransferError as error:
-        if not results.spool_size():
+        # the work itself may have failed for another reason, such as a file that it writes
+        if not results.spool_size() or (opened and not isinstance(error, DatabaseError)):
             raise
         with results.open_spool() as con:
             return work(con), TransferError(
@@ -42,7 +46,7 @@ class Filter:
     """Which results a report is about; empty fields say nothing.
 
     Attributes:
-        model: name of a model, or a part of it that ends in `*`.
+        model: name of a model; `*` in it stands for any letters.
         device: `cpu:0`, or a platform.
         kinds: `bench`, `run`, `deep`.
         since: seconds since the epoch.
@@ -57,7 +61,7 @@ class Filter:
         """The condition in SQL, and its parameters."""
         parts, values = ["kind IN (SELECT unnest(?::VARCHAR[]))"], [list(self.kinds)]  # type: list[str], list[Any]
         if self.model:
-            parts.append("model_name GLOB ?")
+            parts.append("model_name GLOB ?" if "*" in self.model else "model_name = ?")
             values.append(self.model)
         if self.device:
             parts.append("(device = ? OR hardware_type = ?)")

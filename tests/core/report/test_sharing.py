@@ -179,6 +179,28 @@ def test_a_bundle_is_pinned_and_merged_elsewhere(
     assert [len(cell.samples["inference_time"]) > 100 for cell in found.measured] == [True]
 
 
+def test_a_bundle_names_the_content_of_models_that_are_pinned(isolated_home: Path, tmp_path: Path) -> None:
+    from accel.core.content import pinning
+    from accel.core.content.settings import Settings
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.bin").write_bytes(b"w" * 1000)
+    pinned = pinning.pin(pinning.Request(str(model)), Settings.current(offline=True))
+    keep(
+        [
+            record(0.01, ONE, model=str(model)),
+            record(0.01, ONE, model=str(model), weights="random"),
+            record(0.01, ONE, model="another"),
+        ]
+    )
+    assert {(m["model"], m["weights"]): m["cid"] for m in made().manifest["models"]} == {
+        (str(model), "pretrained"): pinned.pin.cid,
+        (str(model), "random"): None,
+        ("another", "pretrained"): None,
+    }
+
+
 def test_a_bundle_that_was_tampered_with_is_refused(isolated_home: Path, tmp_path: Path) -> None:
     keep([record(0.01, ONE)])
     bundle = made()

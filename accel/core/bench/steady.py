@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 #: levels that differ by less than this share are the same state
-SAME = 0.02
+SAME = 0.03
 #: share of all samples that the steady end must have to be believed
 LEAST_SHARE = 0.2
 LEAST_SAMPLES = 6
@@ -66,7 +66,8 @@ def detect(times: Sequence[float] | Array) -> Steady:
     edges = _edges(n)
     values = np.array([np.median(logs[a:b]) for a, b in itertools.pairwise(edges)])
     weights = np.diff(edges).astype(np.float64)
-    segments = _partition(values, weights, 3.0 * max(deviation, SAME / 4.0) ** 2 * tau * np.log(n))
+    penalty = 3.0 * max(deviation, SAME / 4.0) ** 2 * np.log(n)
+    segments = _partition(values, weights, penalty, tau)
     return _judge([(int(edges[a]), int(edges[b])) for a, b in segments], logs, deviation * tau**0.5)
 
 
@@ -98,7 +99,7 @@ def _edges(n: int) -> Array:
     return np.array(edges)
 
 
-def _partition(values: Array, weights: Array, penalty: float) -> list[tuple[int, int]]:
+def _partition(values: Array, weights: Array, penalty: float, tau: float) -> list[tuple[int, int]]:
     """Optimal partition of weighted values into constant segments: half-open index pairs."""
     import numpy as np
 
@@ -107,12 +108,12 @@ def _partition(values: Array, weights: Array, penalty: float) -> list[tuple[int,
     s = np.concatenate([[0.0], np.cumsum(weights * values)])
     q = np.concatenate([[0.0], np.cumsum(weights * values**2)])
     best = np.zeros(n + 1)
-    best[0] = -penalty
+    best[0] = -penalty * tau
     previous = np.zeros(n + 1, int)
     for end in range(1, n + 1):
         mass = w[end] - w[:end]
         cost = q[end] - q[:end] - (s[end] - s[:end]) ** 2 / mass
-        total = best[:end] + np.maximum(cost, 0.0) + penalty
+        total = best[:end] + np.maximum(cost, 0.0) + penalty * (1.0 + (tau - 1.0) * mass / (mass + tau))
         previous[end] = int(np.argmin(total))
         best[end] = total[previous[end]]
     segments = []
@@ -133,8 +134,11 @@ def _judge(segments: list[tuple[int, int]], logs: Array, deviation: float) -> St
     tail = max(i for i, (a, _) in enumerate(segments) if a <= n - LEAST_SAMPLES)
     level, size = max((sizes[i], levels[i]) for i in range(tail, len(segments)))[::-1]
 
+    low, high = _range(segments, levels, level)
+
     def same(i: int) -> bool:
-        return bool(abs(levels[i] - level) <= max(np.log1p(SAME), 2.5 * deviation * (1 / sizes[i] + 1 / size) ** 0.5))
+        reach = max(np.log1p(SAME), 2.5 * deviation * (1 / sizes[i] + 1 / size) ** 0.5)
+        return bool(low - reach <= levels[i] <= high + reach)
 
     own = [size if same(i) else -size for i, size in enumerate(sizes)]
     start = next((a for i, (a, _) in enumerate(segments) if _begins(own[i:])), n)
@@ -142,9 +146,32 @@ def _judge(segments: list[tuple[int, int]], logs: Array, deviation: float) -> St
         return Steady(None, f"the time per run was the same in no more than the last {n - start} of {n} runs")
     half = (start + n) // 2
     drift = float(np.median(logs[half:]) - np.median(logs[start:half]))
-    if abs(drift) > max(np.log1p(SAME), 3.75 * deviation * (2 / (n - half)) ** 0.5):
+    if abs(drift) > max(np.log1p(SAME), high - low, 3.75 * deviation * (2 / (n - half)) ** 0.5):
         return Steady(None, f"the time per run drifts by {100 * abs(drift):.0f} % within the last {n - start} runs")
     return Steady(start)
+
+
+def _range(segments: list[tuple[int, int]], levels: list[float], level: float) -> tuple[float, float]:
+    """Between which levels the end of the series goes to and fro.
+
+    Of the segments in the last half: levels that it came to at least twice, without the tenth of the runs above and
+    below that others on the machine disturbed. A level that was left for good is not among them.
+    """
+    import numpy as np
+
+    middle = segments[-1][1] // 2
+    late = [(levels[i], b - max(a, middle)) for i, (a, b) in enumerate(segments) if b > middle]
+    found = [level for level, _ in late]
+
+    def second(sign: float) -> float:
+        signed = [-np.inf, *(sign * value for value in found), -np.inf]
+        turns = sorted(b for a, b, c in zip(signed, signed[1:], signed[2:], strict=False) if b > a and b > c)
+        return float(sign * turns[-2]) if len(turns) > 1 else level
+
+    ordered = sorted(late)
+    share = np.cumsum([size for _, size in ordered]) / sum(size for _, size in late)
+    least, most = (ordered[int(np.searchsorted(share, q))][0] for q in (0.1, 0.9))
+    return min(level, max(second(-1.0), least)), max(level, min(second(1.0), most))
 
 
 def _begins(own: list[int]) -> bool:

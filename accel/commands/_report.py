@@ -70,21 +70,26 @@ def end(problem: TransferError | None) -> None:
 
 def varying(rows: Sequence[dict[str, Any]], axes: Sequence[str] = AXES) -> tuple[list[str], str]:
     """The axes in which objects differ, and in words what they have in common."""
-    columns = [name for name in axes if len({str(row.get(name)) for row in rows}) > 1]
+    columns = [name for name in axes if len({str(_value(row, name)) for row in rows}) > 1]
     shared = {name: rows[0].get(name) for name in axes if name not in columns} if rows else {}
     said = [(n, v) for n, v in shared.items() if v not in (None, "") and v != _UNSAID.get(n)]
     return columns, " · ".join(f"{n} {v}" if isinstance(v, int) else str(v) for n, v in said)
+
+
+def _value(row: dict[str, Any], name: str) -> Any:
+    value = row.get(name)
+    return _UNSAID.get(name) if value is None else value
 
 
 def label(row: dict[str, Any], columns: Sequence[str]) -> str:
     """What one object is called beside others, by the axes in which they differ."""
     words = []
     for name in columns:
-        value = row.get(name)
-        if value in (None, "") or (name == "engine" and str(row.get("device")).startswith(f"{value}:")):
+        value = _value(row, name)
+        if value in (None, "", 0) or (name == "engine" and str(row.get("device")).startswith(f"{value}:")):
             continue
         if name in ("batch", "length", "threads"):
-            value = f"{name} {'own' if name == 'threads' and value == 0 else value}"
+            value = f"{name} {value}"
         words.append(str(value))
     return " ".join(words) or "all"
 

@@ -123,7 +123,8 @@ def _show(output: Output, found: Run) -> None:
     facts.append(f"commit {where['commit'][:12]}" if where.get("commit") else None)
     when = max((cell.when for cell in found.cells), default=None)
     output.line(f"run {found.name} of {_report.minute(when)}")
-    output.line(" · ".join(fact for fact in facts if fact))
+    if any(facts):
+        output.line(" · ".join(fact for fact in facts if fact))
     rows = [_report.axes(cell) for cell in found.cells]
     columns, common = _report.varying(rows)
     roomy = output.width >= 100

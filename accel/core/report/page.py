@@ -141,7 +141,7 @@ def label(cell: Cell, cells: Sequence[Cell]) -> str:
     words = []
     for name in axes:
         value = getattr(cell, name)
-        if value in (None, "") or len({getattr(other, name) for other in cells}) < 2:
+        if value in (None, "", 0) or len({getattr(other, name) or None for other in cells}) < 2:
             continue
         if name == "engine" and cell.device.startswith(f"{value}:"):
             continue

@@ -107,7 +107,7 @@ def test_a_kept_plan_alone_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_builds_without_a_platform_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import accel.engines.torch as module
+    import accel.engines._torch_engine as module
 
     monkeypatch.setattr(module, "torch_build", lambda: {"version": "9.9+cpu", "cuda": "", "hip": ""})
     for platform in ("cuda", "rocm"):

@@ -144,7 +144,6 @@ def _record(report: Report, row: Row) -> dict[str, Any]:
         "measured_ms": None if row.measured_s is None else 1e3 * row.measured_s,
         "measured_memory_bytes": row.measured_memory,
         "measured_energy_j": row.measured_joules,
-        "measured_by_class_ms": _scaled(row.measured_classes),
         "not_measured": row.failed or None,
         "throughput_per_s": found.throughput_per_s,
         "memory_bytes": memory.total,
@@ -172,10 +171,6 @@ def _record(report: Report, row: Row) -> dict[str, Any]:
         "basis": found.basis,
         "notes": list(found.notes),
     }
-
-
-def _scaled(seconds: dict[str, float] | None) -> dict[str, float] | None:
-    return None if seconds is None else {name: 1e3 * value for name, value in seconds.items()}
 
 
 def time_text(seconds: float) -> str:

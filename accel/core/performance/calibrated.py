@@ -102,8 +102,9 @@ class Calibrated(Rates):
         for kernel, seconds in times.items():
             each = max((seconds - self.call_s) / kernel.repeat, 1e-8)
             if kernel.kind in ("linear", "bmm", "conv2d", "conv1d", "attention"):
-                op = kernel.operators[0]
-                samples.setdefault(class_of(op), []).append((op, each))
+                # a chain goes there and back with as many operations either way
+                for op in kernel.operators[: 2 if kernel.chained else 1]:
+                    samples.setdefault(class_of(op), []).append((op, each))
             elif kernel.kind not in ("call", "view"):
                 op = kernel.operators[0]
                 moved = op.bytes_read + op.bytes_written

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.performance.machines import Machine
+from accel.core.performance.memory import PARTS, UNMEASURED
 from accel.core.performance.prices import CLASSES
 
 SHIPPED = Path(__file__).resolve().parent.parent.parent / "data" / "corrections.json"
@@ -147,3 +148,31 @@ def correction(machine: Machine, engine: str, precision: str, without: str = "")
     if known is None or precision != "fp32":
         return NONE
     return Correction(known["factors"], known["halfwidth"], "shipped", known["pairs"])
+
+
+def memory_fit(measured: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    """The non-negative line through peaks of memory, with the least squares of relative errors.
+
+    Args:
+        measured: parts (see `memory.parts`) and the peak in bytes, of one engine.
+    """
+    import numpy as np
+
+    table = np.array([[found[name] / peak for name in PARTS] for found, peak in measured])
+    scale = np.maximum(table.max(axis=0), 1e-30)
+    free = np.ones(len(PARTS), bool)
+    line = np.zeros(len(PARTS))
+    while free.any():
+        solved = np.linalg.lstsq((table / scale)[:, free], np.ones(len(measured)), rcond=None)[0]
+        line[:] = 0.0
+        line[free] = solved
+        if not (line < 0).any():
+            break
+        free &= line > 0
+    return {name: float(value) for name, value in zip(PARTS, line / scale, strict=True)}
+
+
+def memory_line(engine: str) -> dict[str, float]:
+    """The line of an engine on a processor."""
+    known: dict[str, float] | None = _shipped().get("memory", {}).get(engine)
+    return known or UNMEASURED.get(engine, UNMEASURED["torch-compile"])

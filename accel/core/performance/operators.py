@@ -171,6 +171,12 @@ class OperatorGraph:
         return max(self.peak_bytes.values(), default=0)
 
     @property
+    def table_bytes(self) -> int:
+        """Bytes of the weights of which only rows are read (embeddings), each table once."""
+        tables = {op.inputs[0] for op in self.operators if op.kind == "gather" and op.inputs and op.inputs[0].parameter}
+        return min(self.weights_bytes, sum(table.nbytes for table in tables))
+
+    @property
     def phases(self) -> tuple[str, ...]:
         """Phases in the order they run."""
         return tuple(dict.fromkeys(op.phase for op in self.operators))

@@ -147,7 +147,7 @@ def latency(
             if seconds > 0
         },
         bottleneck=max(by_bound, key=by_bound.__getitem__) if by_bound else "overhead",
-        memory=memory_of(graph, engine, precision),
+        memory=memory_of(graph, engine, precision, machine.platform),
         energy_j=None if power is None else power * total,
         power_w=power,
         energy_basis=energy_basis,

@@ -47,7 +47,7 @@ class Row:
     """A prediction, with what was measured beside it where the user asked for that.
 
     Attributes:
-        measured_s: median. measured_memory: bytes. measured_classes: seconds by class, where the engine tells.
+        measured_s: median. measured_memory: bytes, the peak of the process or of what it holds on the device.
         failed: why there is no measurement.
     """
 
@@ -57,7 +57,6 @@ class Row:
     measured_s: float | None = None
     measured_memory: int | None = None
     measured_joules: float | None = None
-    measured_classes: dict[str, float] | None = None
     failed: str = ""
 
 

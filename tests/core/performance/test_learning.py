@@ -12,7 +12,8 @@ import pytest
 from accel.core.fingerprint import fingerprint
 from accel.core.paths import home
 from accel.core.performance import calibration, ledger
-from accel.core.performance.learning import Pair, conformal, corrected, fit, held_out, learn
+from accel.core.performance.learning import Pair, conformal, corrected, fit, held_out, learn, memory_fit
+from accel.core.performance.memory import PARTS
 from accel.core.performance.prices import CLASSES
 
 FAMILIES = ("a", "b", "c", "d", "e", "f", "g")
@@ -78,6 +79,20 @@ def test_the_rank_of_split_conformal_prediction(count: int, rank: int) -> None:
     assert conformal(residuals) == rank / 100
     assert conformal(residuals[:5]) > 0.05
     assert conformal([]) > 0
+
+
+def test_the_line_of_memory_is_found_again() -> None:
+    """From peaks that are a line of their parts; what takes nothing gets nothing and never less."""
+    random = np.random.default_rng(7)
+    truth = {"runtime": 3e8, "dense": 2.0, "tables": 0.0, "activations": 1.5, "cache": 1.0}
+    measured = []
+    for _ in range(30):
+        parts = {"runtime": 1.0, **{name: float(random.exponential(1e8)) for name in PARTS[1:]}}
+        measured.append((parts, sum(truth[name] * amount for name, amount in parts.items())))
+    line = memory_fit(measured)
+    assert line == pytest.approx(truth, rel=1e-3, abs=1e-3)
+    without = memory_fit([(parts, peak - 0.5 * parts["tables"]) for parts, peak in measured])
+    assert min(without.values()) >= 0.0
 
 
 def entry(**changes: object) -> ledger.Entry:

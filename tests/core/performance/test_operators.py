@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from accel.core.errors import AccelError, IncompatibleError, InputError
-from accel.core.performance import memory as memory_module
 from accel.core.performance.graphs import graph_of, layers_of, resolve
 from accel.core.performance.memory import memory_of
 from accel.core.performance.operators import Operator, OperatorGraph, Tensor, flops_of
@@ -141,8 +140,11 @@ def test_weights_are_counted_once() -> None:
     assert graph.weights_bytes / 4 == pytest.approx(109.5e6, rel=0.005)
     found = memory_of(graph, "torch")
     assert found.total == found.weights + found.activations + found.cache + found.runtime
-    assert memory_of(graph, "torch", "bf16").weights == found.weights // 2
-    assert memory_module.memory_of(graph, "onnxruntime").weights >= graph.weights_bytes
+    assert memory_of(graph, "torch", "bf16").weights == pytest.approx(found.weights / 2, rel=1e-6)
+    assert memory_of(graph, "torch", "int8").activations == found.activations
+    assert graph.table_bytes == pytest.approx(4 * 768 * (30522 + 512 + 2), rel=0.01)
+    card = memory_of(graph, "torch", platform="cuda")
+    assert card.weights == pytest.approx(graph.weights_bytes, rel=1e-6)
 
 
 def local_model(folder: Path, **config: object) -> str:

@@ -113,7 +113,7 @@ def test_a_calibration_gives_back_what_was_measured() -> None:
         if kernel.kind in ("linear", "conv2d", "attention", "layernorm", "add", "gather"):
             expected = (seconds_of(kernel) - 5e-6) / kernel.repeat
             found = sum(rates.price(op).seconds for op in kernel.operators) / kernel.repeat
-            assert found == pytest.approx(expected, rel=0.25), kernel
+            assert found == pytest.approx(expected, rel=0.35), kernel
 
 
 def test_a_calibration_of_another_machine_or_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

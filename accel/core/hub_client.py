@@ -23,7 +23,8 @@ from accel.core import hub
 from accel.core.digest import BLOCK, SHA256, Report
 from accel.core.download import Broken, Cancelled, WrongContent, download
 from accel.core.errors import AccelError, TransferError, UnavailableError
-from accel.core.paths import locked, write_atomic
+from accel.core.locks import holding
+from accel.core.paths import write_atomic
 from accel.core.selection import Selection, select
 
 #: files fetched at the same time
@@ -286,7 +287,7 @@ class _Transfer:
         url = hf_hub_url(self.repository, file.name, revision=self.commit, endpoint=hub.endpoint())
         xet = find_spec("hf_xet") is not None and not constants.HF_HUB_DISABLE_XET
         # the same lock as huggingface_hub takes for this blob
-        with locked(lock):
+        with holding(lock):
             if blob.exists():
                 self.advance(file.size)
                 return True

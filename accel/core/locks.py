@@ -1,9 +1,10 @@
-"""Locks on files between processes, with a time limit. The system releases them when their holder dies."""
+"""Locks on files between processes, which the system releases when their holder dies."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ def acquire(handle: int, wait_s: float, *, shared: bool = False) -> bool:
     Raises:
         OSError: the file system has no locks.
     """
-    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait_s == math.inf:
+        fcntl.flock(handle, kind)
+        return True
+    kind |= fcntl.LOCK_NB
     deadline = time.monotonic() + wait_s
     pause = 0.0005
     while True:
@@ -35,7 +40,7 @@ def acquire(handle: int, wait_s: float, *, shared: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def holding(path: Path, wait_s: float, *, shared: bool = False) -> Iterator[bool]:
+def holding(path: Path, wait_s: float = math.inf, *, shared: bool = False) -> Iterator[bool]:
     """Holds a lock on a file (made if absent) for the duration; yields whether it got it in time.
 
     Raises:

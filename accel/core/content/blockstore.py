@@ -21,8 +21,9 @@ from pathlib import Path
 from accel.core import paths
 from accel.core.content import car, leases
 from accel.core.content.cid import Cid
+from accel.core.content.disk import failed, sync_folder
 from accel.core.content.index import Index, IndexDamaged, Place
-from accel.core.content.writing import Writer, failed, sync_folder
+from accel.core.content.writing import Writer
 
 #: nodes are read again and again while content is walked
 _MEMORY_BYTES = 16 << 20

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accel.core import paths
+from accel.core import locks
 from accel.core.content import leases, trees
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, parse
@@ -68,7 +68,7 @@ def collect(store: Store, *, dry_run: bool = False, limit: int | None = None) ->
     Args:
         limit: bytes that the store may hold; the least recently used goes first. None collects everything.
     """
-    with paths.locked(store.root / "gc.lock"):
+    with locks.holding(store.root / "gc.lock"):
         return _Collector(store, dry_run, limit).run()
 
 

@@ -106,7 +106,7 @@ class Download:
             with self._work_left:
                 for source in list(self.sources):
                     self._start(source, min(self._slots, self._left))
-                while self._left and self._threads and self._error is None:
+                while self._left and self._threads and self._error is None and not self._abandoned():
                     self._ended.wait(0.1)
                     self._watch()
                     if tick is not None:
@@ -123,6 +123,10 @@ class Download:
         if self._error is not None:
             raise self._error
         return [want for want in wants if not want.done]
+
+    def _abandoned(self) -> bool:
+        """Whether all that is left are threads that wait for sources which were let go."""
+        return not self._tickets and all(source.name in self._gone for source in self.sources)
 
     def _start(self, source: Source, count: int) -> None:
         for _ in range(count):

@@ -15,6 +15,7 @@ from accel.core.content import trees
 from accel.core.content.blockstore import Store, missing
 from accel.core.content.cid import Cid
 from accel.core.content.dagpb import damaged, decode
+from accel.core.content.disk import FileWriter
 from accel.core.content.downloads import Download
 from accel.core.content.hashing import hash_spans
 from accel.core.content.index import Row
@@ -27,7 +28,7 @@ from accel.core.content.sources import LEVELS, Data, Source, SourceError
 from accel.core.content.unixfs import T_DIRECTORY, T_HAMT, read_info
 from accel.core.content.walk import Content, File, Leaf, Walk
 from accel.core.content.wants import Dropped, Served, Sink, Want
-from accel.core.content.writing import FileWriter, Writer
+from accel.core.content.writing import Writer
 from accel.core.errors import AccelError, IncompatibleError, TransferError
 
 Advance = Callable[[float], None]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,19 +14,13 @@ from accel.core.content import lockfile, trees
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, is_reference, parse, parse_reference
 from accel.core.content.index import Filled, Row
-from accel.core.content.leases import Lease
+from accel.core.content.job import Advance, Begin, Job, tidy
 from accel.core.content.pins import Pins
 from accel.core.content.walk import Content, resolve, text
 from accel.core.errors import InputError
 
 if TYPE_CHECKING:
-    from accel.core.content.fetching import Fetcher
     from accel.core.content.settings import Settings
-
-#: told of bytes that are had
-Advance = Callable[[float], None]
-#: told of the bytes of the content once they are known
-Begin = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -73,116 +66,78 @@ class Wish:
     frozen: bool = False
 
 
-class Job:
-    """One piece of work on content: the store, a lease, and a fetcher that finishes what it lacks.
-
-    Args:
-        durable: see `Store.writer`.
-    """
-
-    def __init__(self, settings: Settings, advance: Advance | None = None, *, durable: bool = True) -> None:
-        self.settings = settings
-        self.advance = advance
-        self._stack = contextlib.ExitStack()
-        try:
-            self.store = self._stack.enter_context(Store())
-            self.writer = self._stack.enter_context(self.store.writer(durable=durable))
-            self.lease: Lease = self.writer.lease
-        except BaseException:
-            self._stack.close()
-            raise
-
-    @functools.cached_property
-    def fetcher(self) -> Fetcher:
-        """Gets what is not here; made, and its modules loaded, when it is first needed."""
-        from accel.core.content.fetching import Fetcher
-
-        fetcher = Fetcher(self.store, self.lease, self.writer, self.settings, self.advance)
-        self._stack.callback(fetcher.close)
-        return fetcher
-
-    def __enter__(self) -> Job:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def look(self, cid: Cid, only: Sequence[str] = (), max_size: int | None = None) -> Content:
-        """See `Fetcher.look`. Two processes that want the same content do not get it twice: the second one waits."""
-        self._stack.enter_context(paths.locked(self.store.root / "locks" / str(cid)))
-        return self.fetcher.look(cid, only, max_size)
-
-    def home(self, content: Content, only: Sequence[str] = ()) -> Path:
-        """The content as files under the home folder, every byte checked now."""
-        name = str(content.root)
-        if only:
-            name += "+" + hashlib.sha256("\0".join(sorted(only)).encode()).hexdigest()[:8]
-        folder = self.store.trees / name
-        if folder.is_dir() and not trees.bad_files(self.store, content, folder, self.advance):
-            builder = trees.Builder(self.store, folder, self.fetcher.supply, home=True)
-            if trees.standing(self.store, name, self.lease) is None:
-                builder.refers = any(path.is_symlink() and path.readlink().is_absolute() for path in folder.rglob("*"))
-                builder.copied = trees.copied_bytes(folder)
-                trees.record(self.store, self.lease, builder, name, content.root)
-            return _inner(folder, content)
-        made = trees.fresh(self.store.trees, f".{self.lease.id}-tree")
-        try:
-            builder = trees.Builder(
-                self.store, made, self.fetcher.supply, self.advance, home=True, checked=self.fetcher.fresh
-            )
-            builder.run(content)
-            self.writer.commit()
-            trees.settle(self.store, self.lease, builder, made, name, content.root)
-        except BaseException:
-            trees.remove(made)
-            raise
+def _home(job: Job, content: Content, only: Sequence[str] = ()) -> Path:
+    """The content as files under the home folder, every byte checked now."""
+    name = str(content.root)
+    if only:
+        name += "+" + hashlib.sha256("\0".join(sorted(only)).encode()).hexdigest()[:8]
+    folder = job.store.trees / name
+    if folder.is_dir() and not trees.bad_files(job.store, content, folder, job.advance):
+        builder = trees.Builder(job.store, folder, job.fetcher.supply, home=True)
+        if trees.standing(job.store, name, job.lease) is None:
+            builder.refers = any(path.is_symlink() and path.readlink().is_absolute() for path in folder.rglob("*"))
+            builder.copied = trees.copied_bytes(folder)
+            trees.record(job.store, job.lease, builder, name, content.root)
         return _inner(folder, content)
-
-    def output(self, content: Content, target: Path) -> Path:
-        """The content as files at a place that the user names; large files are written there at once."""
-        target = target.absolute()
-        mark = hashlib.sha256(f"{content.root}\0{target}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        stage = target.parent / f".{target.name[:80]}.accel-{mark}"
-        paths.ensure(target.parent)
-        self._stack.enter_context(paths.locked(self.store.root / "locks" / mark))
-        stage.mkdir(mode=0o755, exist_ok=True)
-        ready = self.fetcher.bring(content, stage)
-        _clear_but(stage, {trees.path_in(stage, file) for file in ready})
-        builder = trees.Builder(self.store, stage, self.fetcher.supply, self.advance, ready=ready)
+    made = trees.fresh(job.store.trees, f".{job.lease.id}-tree")
+    try:
+        builder = trees.Builder(job.store, made, job.fetcher.supply, job.advance, home=True, checked=job.fetcher.fresh)
         builder.run(content)
-        self.writer.commit()
-        if content.is_folder:
-            trees.place(stage, target, content)
-        else:
-            trees.place(trees.path_in(stage, content.files[0]), target, content)
-            trees.remove(stage)
-        self._remember(content, target)
-        return target
+        job.writer.commit()
+        trees.settle(job.store, job.lease, builder, made, name, content.root)
+    except BaseException:
+        trees.remove(made)
+        raise
+    return _inner(folder, content)
 
-    def _remember(self, content: Content, target: Path) -> None:
-        """Notes the user's files as places where blocks are, so that the next fetch finds them near."""
-        filled: list[Filled] = []
-        for file in content.files:
-            if file.raw and file.leaves:
-                where = target / text(file.path) if file.path else target
-                rows = [Row(leaf.cid, leaf.offset, leaf.length) for leaf in file.leaves]
-                filled.append(Filled("reference", str(where), 0, rows, file.cid.digest))
-        self.store.index.add(filled, self.lease.tick)
 
-    def report(self, cid: Cid, path: Path, size: int, files: int) -> Fetched:
-        """What was done, for the user."""
-        fetcher, store = self.fetcher, self.store
-        return Fetched(
-            str(cid),
-            path,
-            fetcher.level,
-            size,
-            files,
-            [vars(s) for s in fetcher.served.values()],
-            [{"name": d.name, "reason": d.reason} for d in fetcher.dropped],
-            sorted({store.where(place) for places in store.repaired.values() for place in places}),
-            [*store.notes, *fetcher.levels.notes],
-        )
+def _output(job: Job, content: Content, target: Path) -> Path:
+    """The content as files at a place that the user names; large files are written there at once."""
+    target = target.absolute()
+    mark = hashlib.sha256(f"{content.root}\0{target}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    stage = target.parent / f".{target.name[:80]}.accel-{mark}"
+    paths.ensure(target.parent)
+    job.hold(mark)
+    stage.mkdir(mode=0o755, exist_ok=True)
+    ready = job.fetcher.bring(content, stage)
+    _clear_but(stage, {trees.path_in(stage, file) for file in ready})
+    builder = trees.Builder(job.store, stage, job.fetcher.supply, job.advance, ready=ready)
+    builder.run(content)
+    job.writer.commit()
+    if content.is_folder:
+        trees.place(stage, target, content)
+    else:
+        trees.place(trees.path_in(stage, content.files[0]), target, content)
+        trees.remove(stage)
+    _remember(job, content, target)
+    return target
+
+
+def _remember(job: Job, content: Content, target: Path) -> None:
+    """Notes the user's files as places where blocks are, so that the next fetch finds them near."""
+    filled: list[Filled] = []
+    for file in content.files:
+        if file.raw and file.leaves:
+            where = target / text(file.path) if file.path else target
+            rows = [Row(leaf.cid, leaf.offset, leaf.length) for leaf in file.leaves]
+            filled.append(Filled("reference", str(where), 0, rows, file.cid.digest))
+    job.store.index.add(filled, job.lease.tick)
+
+
+def report(job: Job, cid: Cid, path: Path, size: int, files: int) -> Fetched:
+    """What was done, for the user."""
+    fetcher, store = job.fetcher, job.store
+    return Fetched(
+        str(cid),
+        path,
+        fetcher.level,
+        size,
+        files,
+        [vars(s) for s in fetcher.served.values()],
+        [{"name": d.name, "reason": d.reason} for d in fetcher.dropped],
+        sorted({store.where(place) for places in store.repaired.values() for place in places}),
+        [*store.notes, *fetcher.levels.notes],
+    )
 
 
 def _inner(folder: Path, content: Content) -> Path:
@@ -248,17 +203,17 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
             begin(content.size)
         if wish.output is not None and not wish.car:
             job.fetcher.check_room(content, wish.output.absolute(), copied=True)
-            path = job.output(content, wish.output)
+            path = _output(job, content, wish.output)
         else:
             job.fetcher.check_room(content, job.store.root, copied=False)
             job.fetcher.bring(content)
-            path = _car(job, content, wish) if wish.car else job.home(content, wish.only)
+            path = _car(job, content, wish) if wish.car else _home(job, content, wish.only)
         check_limit(content, wish.max_size)
         if locked is not None and not wish.only:
             lockfile.check_size(locked, content.size)
-        report = job.report(cid, path, content.size, len(content.files))
+        done = report(job, cid, path, content.size, len(content.files))
     tidy(settings)
-    return report
+    return done
 
 
 def _car(job: Job, content: Content, wish: Wish) -> Path:
@@ -267,16 +222,6 @@ def _car(job: Job, content: Content, wish: Wish) -> Path:
     target = (wish.output or Path(f"{content.root}.car")).absolute()
     write_car(job.store, [content.root], target, job.fetcher.supply, partial=content if wish.only else None)
     return target
-
-
-def tidy(settings: Settings) -> None:
-    """Evicts what the bound of the store does not allow."""
-    if settings.cache_bytes is not None:
-        with Store() as store:
-            if store.index.held_bytes() > settings.cache_bytes:
-                from accel.core.content.collect import keep_within
-
-                keep_within(store, settings.cache_bytes)
 
 
 _held: list[contextlib.ExitStack] = []
@@ -308,7 +253,7 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
         content = job.look(root)
         job.fetcher.check_room(content, job.store.root, copied=False)
         job.fetcher.bring(content)
-        return job.home(content)
+        return _home(job, content)
 
 
 def storage_report(settings: Settings) -> Iterator[dict[str, Any]]:

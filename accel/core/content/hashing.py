@@ -7,6 +7,7 @@ rate is that of SHA-256 itself and memory does not grow with the file.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -140,7 +141,8 @@ def hash_spans(
     largest = max((spans[behind - 1][0] + spans[behind - 1][1] - spans[first][0] for first, behind in units), default=0)
 
     def work() -> None:
-        buffer = memoryview(bytearray(largest))
+        # memory of whole pages, which can be written past the page cache
+        buffer = memoryview(mmap.mmap(-1, max(largest, 1)))
         while (taken := claim.take()) is not None:
             first, behind = units[taken]
             start = spans[first][0]
@@ -163,6 +165,8 @@ def hash_spans(
                 advance(float(want))
 
     total = sum(length for _, length in spans)
-    threads = min(cores(), len(units)) if total >= _WORTH_THREADS else 1
+    # while some write to the disk, others hash
+    most = cores() if act is None else min(3 * cores(), 16)
+    threads = min(most, len(units)) if total >= _WORTH_THREADS else 1
     on_threads(work, max(threads, 1), claim.stop)
     return digests

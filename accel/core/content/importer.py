@@ -11,10 +11,11 @@ from pathlib import Path
 
 from accel.core.content import folders, unixfs
 from accel.core.content.cid import DAG_PB, RAW, Cid, of
+from accel.core.content.disk import failed
 from accel.core.content.hashing import Span, hash_spans, spans_of
 from accel.core.content.index import Row
 from accel.core.content.unixfs import Entry, FileTree, Profile
-from accel.core.content.writing import Writer, failed
+from accel.core.content.writing import Writer
 from accel.core.errors import InputError, TransferError
 
 #: small files are held together in memory up to this many bytes before they are written
@@ -243,6 +244,8 @@ class Importer:
         return tree.finish(), rows
 
     def _is_revision(self, writer: Writer, handle: int, spans: Sequence[Span]) -> bool:
+        if not writer.store.index.read("SELECT 1 FROM containers WHERE kind <> 'reference' LIMIT 1"):
+            return False
         numbers = {round(step * (len(spans) - 1) / (_PROBES - 1)) for step in range(_PROBES)}
         probes = hash_spans(handle, [spans[number] for number in sorted(numbers)])
         return bool(writer.store.index.known(probes, owned=True))
@@ -253,6 +256,7 @@ class Importer:
             if out.clone(handle):
                 digests = hash_spans(out.handle, spans, None, self._advance)
             else:
+                out.reserve()
                 digests = hash_spans(handle, spans, lambda n, part, _: out.write(part, spans[n][0]), self._advance)
             entry, rows = self._root(spans, digests)
             writer.add_file(out, entry.cid, rows)

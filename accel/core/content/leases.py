@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class Lease:
 
     def __init__(self, folder: Path, tick: int) -> None:
         self.tick = tick
-        self.id = f"{tick}-{secrets.token_hex(4)}"
+        self.id = f"{tick}-{os.urandom(4).hex()}"
         paths.ensure(folder)
         self._path = folder / self.id
         self._handle = _locked_file(folder, self._path)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accel.core import paths
+from accel.core import locks, paths
 from accel.core.content.cid import is_cid, parse_reference
 from accel.core.errors import InputError, TransferError, UnavailableError
 
@@ -138,7 +138,7 @@ def write(locked: Locked, start: Path | None = None, *, is_path: bool = False) -
     path = find(folder) or folder / NAME
     if is_path:
         locked = replace(locked, name=_spelling(locked.name, path.parent, start))
-    with paths.locked(paths.home() / "content" / "lockfile.lock"):
+    with locks.holding(paths.home() / "content" / "lockfile.lock"):
         models = read(path) if path.exists() else {}
         models[locked.name] = locked
         paths.write_atomic(path, _text(models).encode())

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from accel.core.content import importer, lockfile
 from accel.core.content.cid import Cid, is_reference, parse
-from accel.core.content.getting import Advance, Begin, Job, find, tidy
+from accel.core.content.job import Advance, Begin, Job, tidy
 from accel.core.content.pins import Pin, Pins
 from accel.core.content.settings import Settings
 from accel.core.content.unixfs import MODERN, Profile
-from accel.core.content.walk import resolve
 from accel.core.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -161,6 +160,9 @@ def _pin_files(
 def _pin_content(request: Request, settings: Settings, begin: Begin | None, advance: Advance | None) -> Pinned:
     if request.reference:
         raise InputError("--reference is for files that are here already", "leave it out to pin content by its CID")
+    from accel.core.content.getting import find, report
+    from accel.core.content.walk import resolve
+
     root, inside, _ = find(request.what)
     with Job(settings, advance) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
@@ -180,7 +182,7 @@ def _pin_content(request: Request, settings: Settings, begin: Begin | None, adva
         before = Pins(job.store.root / "pins").get(cid)
         name = before.name if before is not None else ""
         pin = Pin(str(cid), name=name, size_bytes=content.size, source=job.fetcher.level, pinned_at=_now())
-        fetched = job.report(cid, job.store.root, content.size, len(content.files))
+        fetched = report(job, cid, job.store.root, content.size, len(content.files))
         notes = fetched.notes + [f"{d['name']} was dropped: {d['reason']}" for d in fetched.dropped]
         done = _finish(job, request, pin, len(content.files), notes)
         return Pinned(done.pin, done.files, done.new_bytes, fetched.level, done.lock_file, done.notes)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accel.core import paths
+from accel.core import locks, paths
 from accel.core.content.sources import Source
 from accel.core.errors import TransferError
 
@@ -121,7 +121,7 @@ class Scores:
             if not self._changed:
                 return
             try:
-                with paths.locked(self._path.with_suffix(".lock")):
+                with locks.holding(self._path.with_suffix(".lock")):
                     records = _load(self._path)
                     records.update({name: self._records[name] for name in self._changed})
                     oldest = time.time() - _FORGET_S

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accel.core import paths
+from accel.core import locks
 from accel.core.content import car
 from accel.core.content.cid import Cid, parse
 from accel.core.content.index import Filled, Index, IndexDamaged, Row
@@ -34,7 +34,7 @@ def rebuild(root: Path) -> list[str]:
     Every block is hashed; damaged ones are left out, so that they count as missing. Files of the user that were pinned
     by reference are found through the record in their pin. The old index stays beside the new one.
     """
-    with paths.locked(root / "gc.lock"):
+    with locks.holding(root / "gc.lock"):
         if not lost(root):
             with contextlib.suppress(IndexDamaged):
                 # somebody else may have done it while this process waited
@@ -83,7 +83,7 @@ def _fill(root: Path, new: Path) -> list[str]:
 def adopt(store: Store) -> None:
     """Takes in blocks of packs whose writer was killed before it recorded them, so that they need not come again."""
     if _unrecorded(store):
-        with paths.locked(store.root / "gc.lock"):
+        with locks.holding(store.root / "gc.lock"):
             for path, size in _unrecorded(store):
                 store.index.add([Filled("pack", store.relative(path), size, list(_rows(path, [])))], 1)
 

@@ -14,9 +14,10 @@ from accel.core.content import car
 from accel.core.content.blockstore import Store, missing
 from accel.core.content.cid import Cid
 from accel.core.content.dagpb import decode
+from accel.core.content.disk import failed
 from accel.core.content.walk import Content
 from accel.core.content.wants import Want
-from accel.core.content.writing import Writer, failed
+from accel.core.content.writing import Writer
 from accel.core.errors import InputError, TransferError
 
 Supply = Callable[[Sequence[Want]], None]

@@ -18,13 +18,13 @@ from accel.core import paths
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid
 from accel.core.content.dagpb import decode
+from accel.core.content.disk import FileWriter, failed
 from accel.core.content.hashing import Claim, cores, hash_spans, on_threads
 from accel.core.content.leases import Lease
 from accel.core.content.sources import Data
 from accel.core.content.unixfs import read_info
 from accel.core.content.walk import Content, File, Leaf, shown, text
 from accel.core.content.wants import Sink, Want
-from accel.core.content.writing import FileWriter, failed
 from accel.core.errors import InputError
 
 Advance = Callable[[float], None]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, parse
 from accel.core.content.collect import reachable
-from accel.core.content.getting import Advance, Begin, Job
 from accel.core.content.hashing import hash_spans
 from accel.core.content.index import IndexDamaged, Place
+from accel.core.content.job import Advance, Begin, Job
 from accel.core.content.pins import Pin, Pins
 from accel.core.content.settings import Settings
 from accel.core.content.wants import Want

@@ -6,8 +6,6 @@ Nothing counts before `Writer.commit`: files that a killed process leaves behind
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -18,8 +16,8 @@ from typing import TYPE_CHECKING
 from accel.core import paths
 from accel.core.content import car
 from accel.core.content.cid import DAG_PB, RAW, Cid
+from accel.core.content.disk import FileWriter, Pusher, failed, sync_folder, write_at
 from accel.core.content.index import Filled, Row
-from accel.core.errors import TransferError
 
 if TYPE_CHECKING:
     from accel.core.content.blockstore import Store
@@ -27,140 +25,6 @@ if TYPE_CHECKING:
 
 #: a pack is closed at this size, so that collecting garbage never has to move much at once
 _LARGEST_PACK = 256 << 20
-#: the disk is kept busy while a file is still being hashed: written bytes are pushed out in steps of this size
-_PUSH_EVERY = 32 << 20
-_FICLONE = 0x40049409
-
-
-def failed(what: str, path: Path, error: OSError) -> TransferError:
-    """The error for a file that cannot be written or read."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TransferError(
-            f"the disk is full: cannot {what} {path}",
-            "free space (accel pin gc), or move the store with IPFS_ACCELERATE_HOME",
-            {"path": str(path)},
-        )
-    return TransferError(
-        f"cannot {what} {path}: {error.strerror or error}",
-        "check that the folder is there and yours",
-        {"path": str(path)},
-    )
-
-
-def write_at(handle: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """Writes all parts one after the other at an offset of a file."""
-    total = sum(len(part) for part in parts)
-    done = os.pwritev(handle, parts, offset)
-    if done < total:
-        rest = memoryview(b"".join(parts))
-        while done < total:
-            done += os.pwrite(handle, rest[done:], offset + done)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-class Pusher:
-    """Sends a file to the disk in the background while it is being written."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-        self._written = 0
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def wrote(self, count: int) -> None:
-        """Told after each write; starts a push when enough has come together."""
-        with self._lock:
-            self._written += count
-            if self._written < _PUSH_EVERY or (self._thread is not None and self._thread.is_alive()):
-                return
-            self._written = 0
-            self._thread = threading.Thread(target=self._push, daemon=True)
-            self._thread.start()
-
-    def _push(self) -> None:
-        # an error of the disk shows in the final fsync, where it is reported
-        with contextlib.suppress(OSError):
-            os.fdatasync(self._handle)
-
-    def wait(self) -> None:
-        """Returns when no push is under way."""
-        if self._thread is not None:
-            self._thread.join()
-
-
-class FileWriter:
-    """A whole file on its way into the store, or into the user's folder. Chunks may come from several threads.
-
-    Args:
-        durable: it has to survive a loss of power. What is only fetched need not: it can be had again, and every use
-            checks it.
-    """
-
-    def __init__(self, path: Path, size: int, *, durable: bool = False) -> None:
-        self.path = path
-        self.size = size
-        self._durable = durable
-        try:
-            self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise failed("write", path, error) from error
-        self._pusher = Pusher(self.handle)
-
-    def lock(self) -> bool:
-        """Waits until nobody else writes this file; False if it was finished or removed meanwhile."""
-        fcntl.flock(self.handle, fcntl.LOCK_EX)
-        try:
-            return os.path.samestat(os.fstat(self.handle), self.path.stat())
-        except FileNotFoundError:
-            return False
-
-    def clone(self, source: int) -> bool:
-        """Shares the bytes of another file, where the file system can; nothing has to be written then."""
-        try:
-            fcntl.ioctl(self.handle, _FICLONE, source)
-        except OSError:
-            return False
-        return os.fstat(self.handle).st_size == self.size
-
-    def write(self, view: memoryview | bytes, offset: int) -> None:
-        """Writes a chunk at its place."""
-        try:
-            write_at(self.handle, [view], offset)
-        except OSError as error:
-            raise failed("write", self.path, error) from error
-        if self._durable:
-            self._pusher.wrote(len(view))
-
-    def sync(self) -> None:
-        """Makes the content durable, where it has to be."""
-        if not self._durable:
-            return
-        self._pusher.wait()
-        try:
-            os.fsync(self.handle)
-        except OSError as error:
-            raise failed("write", self.path, error) from error
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self.handle >= 0:
-            self._pusher.wait()
-            os.close(self.handle)
-            self.handle = -1
-
-    def discard(self) -> None:
-        """Closes and removes the file."""
-        self.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
 
 
 class _Pack:

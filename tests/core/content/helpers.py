@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accel.core.content import importer, pinning
+from accel.core.content import getting, importer, pinning
 from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, parse
 from accel.core.content.settings import Settings
 from accel.core.content.transfer import blocks_of
 from accel.core.content.unixfs import MODERN, Profile
+from tests.gateway import Gateway
 
 OFFLINE = Settings(offline=True)
+Blocks = list[tuple[Cid, bytes]]
 
 
 def random_file(path: Path, size: int, seed: int = 1) -> Path:
@@ -71,4 +72,11 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
     path.chmod(mode)
 
 
-Check = Callable[[], None]
+def near(*gateways: Gateway, timeout: float = 5.0, parallel: int = 4) -> Settings:
+    """Settings that ask these gateways alone."""
+    return Settings(tuple(g.url for g in gateways), None, timeout, parallel)
+
+
+def fetch(cid: Cid, *gateways: Gateway, timeout: float = 5.0, **wish: Any) -> getting.Fetched:
+    """Fetches from these gateways alone; `wish` holds fields of `getting.Wish`."""
+    return getting.fetch(getting.Wish(str(cid), **wish), near(*gateways, timeout=timeout))

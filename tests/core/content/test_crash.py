@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ MIB = 1 << 20
 ACCEL = [sys.executable, "-m", "accel"]
 
 
-def start(*arguments: str, gateway: str = "", **more: object) -> subprocess.Popen[bytes]:
+def start(*arguments: str, gateway: str = "", **more: Any) -> subprocess.Popen[bytes]:
     """An `accel` process that asks this gateway alone."""
     environment = {
         **os.environ,
@@ -36,7 +38,7 @@ def start(*arguments: str, gateway: str = "", **more: object) -> subprocess.Pope
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **more,  # type: ignore[call-overload]
+        **more,
     )
 
 
@@ -181,7 +183,7 @@ def test_a_file_that_cannot_grow(tmp_path: Path, size: int) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -189,7 +191,7 @@ def small_disk(tmp_path: Path) -> Path:
     done = subprocess.run(mount, capture_output=True, check=False)
     if done.returncode:
         pytest.skip("a small file system cannot be mounted here")
-    yield folder  # type: ignore[misc]
+    yield folder
     subprocess.run(["umount", "-l", str(folder)], check=False)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from accel.core import prepared
 from accel.core.errors import AccelError
-from accel.core.paths import home, locked, write_atomic
+from accel.core.locks import holding
+from accel.core.paths import home, write_atomic
 from accel.core.registry import engine
 from accel.core.types import Model, Plan
 
@@ -157,7 +158,7 @@ def keep(model: Model, fingerprint: str, scope: str, evidence: Evidence) -> None
     """Adds or replaces the evidence on a workload; two processes at once lose nothing."""
     shape = evidence.shape
     path = _path(model)
-    with locked(path.with_suffix(".lock")):
+    with holding(path.with_suffix(".lock")):
         entries = _read(path)
         key = f"{fingerprint}|{scope}"
         others = [e for e in entries.get(key, []) if Shape(e["batch"], e["length"]) != shape]

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.errors import InputError, TransferError
-from accel.core.paths import ensure, home, locked
+from accel.core.locks import holding
+from accel.core.paths import ensure, home
 from accel.core.types import Model, Plan, Recipe
 
 SCHEMA = 1
@@ -120,7 +121,7 @@ def building(target: Path) -> Iterator[Path | None]:
     """
     ensure(target.parent)
     try:
-        with locked(target.parent / f".{target.name}.lock"):
+        with holding(target.parent / f".{target.name}.lock"):
             if target.exists():
                 yield None
                 return

@@ -19,7 +19,8 @@ from accel.core.bench.measured import Outcome
 from accel.core.bench.process import Visit
 from accel.core.errors import InputError, TransferError, UnavailableError
 from accel.core.fingerprint import fingerprint
-from accel.core.paths import home, locked, write_atomic
+from accel.core.locks import holding
+from accel.core.paths import home, write_atomic
 
 SCHEMA = "accel.baseline/1"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
@@ -110,7 +111,7 @@ def save(name: str, outcomes: Sequence[Outcome], environment: dict[str, Any]) ->
     ]
     if not cells:
         raise TransferError("there is nothing to keep as a baseline: no cell was measured", "see why above")
-    with locked(home() / "baselines" / ".lock"):
+    with holding(home() / "baselines" / ".lock"):
         machines = _read(path) or {}
         machines[fingerprint()] = {"created": time.time(), "environment": environment, "cells": cells}
         write_atomic(path, json.dumps({"schema": SCHEMA, "name": path.stem, "machines": machines}).encode())

@@ -74,6 +74,7 @@ def boolean(raw: Any, origin: Origin) -> bool:
 
 def whole(low: int, high: int) -> Reader:
     """A reader of whole numbers within bounds."""
+
     def read(raw: Any, origin: Origin) -> int:
         if _textual(origin) and isinstance(raw, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", raw, re.ASCII):
             raw = int(raw)
@@ -86,6 +87,7 @@ def whole(low: int, high: int) -> Reader:
 
 def choice(*choices: str) -> Reader:
     """A reader of one of these words, in lower case."""
+
     def read(raw: Any, _origin: Origin) -> str:
         if isinstance(raw, str) and raw.strip().lower() in choices:
             return raw.strip().lower()

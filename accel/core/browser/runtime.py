@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accel.core.errors import TransferError, UnavailableError
-from accel.core.paths import ensure, home, locked
+from accel.core.locks import holding
+from accel.core.paths import ensure, home
 from accel.core.probe import ProbeError, run_child
 
 VERSION = "1.30.0"
@@ -64,7 +65,7 @@ def obtain(show: Callable[[str], None] = lambda _: None) -> Path:
     target = folder()
     if installed():
         return target
-    with locked(target.parent / f".{target.name}.lock"):
+    with holding(target.parent / f".{target.name}.lock"):
         if installed():
             return target
         client = npm()

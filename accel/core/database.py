@@ -69,6 +69,8 @@ def connected(
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
     try:
+        # it goes to standard output, which is the result's
+        con.execute("SET enable_progress_bar = false")
         yield con
     finally:
         con.close()

@@ -6,7 +6,15 @@ from typing import Any
 
 from accel.core.contracts import Migration
 
-_COLUMNS = ("status", "cause", "sweep", "cell", "variant", "weights")
+#: columns, and the names of their values in the metadata
+_COLUMNS = {
+    "status": "status",
+    "cause": "cause",
+    "sweep": "sweep",
+    "cell": "key",
+    "variant": "variant",
+    "weights": "weights",
+}
 
 
 class Sweeps(Migration):
@@ -22,11 +30,14 @@ class Sweeps(Migration):
         """Adds the columns and fills them from the metadata."""
         for name in _COLUMNS:
             con.execute(f"ALTER TABLE benchmark_results ADD COLUMN {name} VARCHAR")
+        # all paths at once, so that each document is parsed once
+        paths = ", ".join(f"'$.{name}'" for name in _COLUMNS.values())
+        values = ", ".join(f"{column} = v[{place}]" for place, column in enumerate(_COLUMNS, start=1))
         con.execute(
-            "UPDATE benchmark_results SET status = coalesce(metadata->>'$.status', 'ok'), cause = metadata->>'$.cause',"
-            " sweep = metadata->>'$.sweep', cell = metadata->>'$.key', variant = metadata->>'$.variant',"
-            " weights = metadata->>'$.weights'"
+            f"UPDATE benchmark_results b SET {values} FROM (SELECT seq, json_extract_string(metadata, [{paths}]) AS v"
+            " FROM benchmark_results) AS found WHERE b.seq = found.seq"
         )
+        con.execute("UPDATE benchmark_results SET status = 'ok' WHERE status IS NULL")
 
     def down(self, con: Any) -> None:
         """Removes the columns; the metadata still says it all."""

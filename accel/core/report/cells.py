@@ -19,7 +19,7 @@ _COLUMNS = (
 _SELECT = (
     'id::VARCHAR, seq, epoch("timestamp"), kind, sweep, cell, model_name, hardware_type, device, engine, precision,'
     " task, batch, length, threads, status, cause, inference_time, throughput, memory_usage, accuracy_score,"
-    " fingerprint, model_cid, metadata"
+    " fingerprint, model_cid"
 )
 #: columns that tell one cell on one machine from another
 IDENTITY = (
@@ -109,15 +109,24 @@ class Cell:
 
 
 def load(
-    con: DuckDBPyConnection, where: str, values: Sequence[Any], *, tail: str = "ORDER BY seq", samples: bool = False
+    con: DuckDBPyConnection,
+    where: str,
+    values: Sequence[Any],
+    *,
+    tail: str = "ORDER BY seq",
+    samples: bool = False,
+    only: Sequence[str] = (),
 ) -> list[Cell]:
     """The results that a condition selects, in the order of arrival.
 
     Args:
         where: SQL, with `values` for its parameters. tail: what follows the condition.
         samples: read the raw samples too.
+        only: what of the metadata is needed, where many results are read; all of it by default.
     """
-    rows = con.execute(f"SELECT {_SELECT} FROM benchmark_results WHERE {where} {tail}", list(values)).fetchall()
+    pairs = ", ".join(f"'{name}', metadata->'$.{name}'" for name in only)
+    columns = f"{_SELECT}, {f'json_object({pairs})' if only else 'metadata'}"
+    rows = con.execute(f"SELECT {columns} FROM benchmark_results WHERE {where} {tail}", list(values)).fetchall()
     series: dict[str, dict[str, list[float]]] = {}
     if samples and rows:
         found = con.execute(
@@ -131,8 +140,11 @@ def load(
 
 def latest(con: DuckDBPyConnection, where: str, values: Sequence[Any], *, samples: bool = False) -> list[Cell]:
     """The last result of every cell on every machine among those that a condition selects."""
-    chosen = f"seq IN (SELECT max(seq) FROM benchmark_results WHERE {where} GROUP BY {IDENTITY})"
-    return load(con, chosen, values, samples=samples)
+    found = con.execute(f"SELECT max(seq) FROM benchmark_results WHERE {where} GROUP BY {IDENTITY}", list(values))
+    numbers = [row[0] for row in found.fetchall()]
+    # the bound lets the database skip what is older, whose metadata would take most of the time
+    chosen = "seq >= ? AND seq IN (SELECT unnest(?::BIGINT[]))"
+    return load(con, chosen, [min(numbers, default=0), numbers], samples=samples)
 
 
 def _cell(row: dict[str, Any], samples: dict[str, list[float]]) -> Cell:

@@ -8,7 +8,8 @@ from accel.core.report.cells import Cell
 
 #: facts of the environment, in the order of how likely they are to change a speed
 _FACTS = ("commit", "accel", "code", "python", "system", "cpu", "threads", "cores", "memory_bytes", "fingerprint")
-_RESULT = ("engine_version", "model_digest", "revision", "effective_precision")
+#: facts that stand beside the environment
+IN_METADATA = ("engine_version", "model_digest", "revision", "effective_precision")
 
 
 def differences(then: Cell, now: Cell) -> list[dict[str, str]]:
@@ -16,7 +17,7 @@ def differences(then: Cell, now: Cell) -> list[dict[str, str]]:
     found = [_pair(name, then.environment.get(name), now.environment.get(name)) for name in _FACTS]
     had, has = then.environment.get("versions") or {}, now.environment.get("versions") or {}
     found += [_pair(name, had.get(name), has.get(name)) for name in sorted({*had, *has})]
-    found += [_pair(name, then.metadata.get(name), now.metadata.get(name)) for name in _RESULT]
+    found += [_pair(name, then.metadata.get(name), now.metadata.get(name)) for name in IN_METADATA]
     if then.fingerprint != now.fingerprint:
         found.append(_pair("fingerprint", then.fingerprint, now.fingerprint))
     return list({entry["what"]: entry for entry in found if entry["before"] != entry["after"]}.values())

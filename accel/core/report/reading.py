@@ -59,7 +59,8 @@ class Filter:
 
     def where(self) -> tuple[str, list[Any]]:
         """The condition in SQL, and its parameters."""
-        parts, values = ["kind IN (SELECT unnest(?::VARCHAR[]))"], [list(self.kinds)]  # type: list[str], list[Any]
+        parts = [f"kind IN ({', '.join('?' * len(self.kinds))})"]
+        values: list[Any] = [*self.kinds]
         if self.model:
             parts.append("model_name GLOB ?" if "*" in self.model else "model_name = ?")
             values.append(self.model)

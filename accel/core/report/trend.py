@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from accel.core.report import changes
 from accel.core.report.cells import Cell, load
 from accel.core.report.changes import Change
-from accel.core.report.environments import differences
+from accel.core.report.environments import IN_METADATA, differences
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -92,8 +92,13 @@ def gather(con: DuckDBPyConnection, wanted: Filter) -> list[Cell]:
     """The latest successful results, to be handed to `follow` when the database is closed again."""
     where, values = wanted.where()
     chosen = f"{where} AND status = 'ok' AND inference_time > 0"
-    latest = f"seq IN (SELECT seq FROM benchmark_results WHERE {chosen} ORDER BY seq DESC LIMIT {MOST})"
-    return load(con, latest, values)
+    row = con.execute(
+        f"SELECT min(seq) FROM (SELECT seq FROM benchmark_results WHERE {chosen} ORDER BY seq DESC LIMIT {MOST})",
+        values,
+    ).fetchone()
+    first = 0 if row is None or row[0] is None else row[0]
+    needed = ("variant", "weights", "environment", "latency_interval_ms", *IN_METADATA)
+    return load(con, f"{chosen} AND seq >= ?", [*values, first], only=needed)
 
 
 def follow(cells: list[Cell], least_ratio: float = 1.01) -> Trend:

@@ -89,6 +89,7 @@ def ours(home: Path, threads: int) -> tuple[float, float, int]:
         "--processes", "1", "--precision-target", "0.01%", "--threads", threads, home=home,
     )  # fmt: skip
     took = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
     (cell,) = [c for c in json.loads(done.stdout)["cells"] if c["status"] == "ok"]
     return cell["latency_ms"], took, cell["samples"]
 

@@ -99,7 +99,11 @@ def cause_of(error: AccelError) -> str:
 
 
 class CellProcess:
-    """A cell's process. Closed at the end of a `with` block, together with everything it started."""
+    """A cell's process. Closed at the end of a `with` block, together with everything it started.
+
+    Attributes:
+        paused: whether it was stopped with `pause`.
+    """
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class CellProcess:
         self._left_s = settings.timeout_s
         self._token = uuid.uuid4().hex
         self._meter = meters.Meter(cell.device)
-        self._stopped = False
+        self.paused = False
         threads = {"OMP_NUM_THREADS": str(cell.threads)} if cell.threads else {}
         bench: dict[str, Any] = {"batch": cell.batch, "length": cell.length, "cpus": list(cpus) if cpus else None}
         if cell.benchmark:
@@ -217,13 +221,13 @@ class CellProcess:
     def pause(self) -> None:
         """Stops the process where it is, so that threads that spin or tidy up disturb nobody."""
         self._signal(signal.SIGSTOP)
-        self._stopped = True
+        self.paused = True
 
     def go_on(self) -> None:
         """Lets a paused process run again."""
-        if self._stopped:
+        if self.paused:
             self._signal(signal.SIGCONT)
-            self._stopped = False
+            self.paused = False
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(OSError):

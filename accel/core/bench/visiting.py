@@ -19,6 +19,8 @@ from accel.core.worker import to_json
 
 #: seconds of one stretch: long against the pause between two, short against the drift of a machine
 STRETCH_S = 0.2
+#: of a cell that is alone: length of a stretch as a share of what was measured before it
+GROWTH = 0.25
 #: stretches that a visit has at least, however narrow the interval is by then
 LEAST_STRETCHES = 3
 #: runs that a stretch has at least, unless they take longer than `LONG_S` together
@@ -163,18 +165,29 @@ class Group:
             for state, process in running if stretches % 2 == 0 else running[::-1]:
                 if self.deadline is not None and time.monotonic() > self.deadline and stretches:
                     return
+                seconds = self._length(state, process) if len(running) == 1 else self.stretch_s
                 with self._failing(state):
-                    self._stretch(process, first=stretches == 0)
+                    self._stretch(process, seconds, first=stretches == 0, turns=len(running) > 1)
             stretches += 1
             running = [pair for pair in running if pair in self._open and not self._enough(*pair, stretches)]
 
-    def _stretch(self, process: CellProcess, *, first: bool) -> None:
+    def _length(self, state: State, process: CellProcess) -> float:
+        """Seconds of the next stretch of a cell that nobody takes turns with: longer ones leave fewer gaps."""
+        spent = process.visit.spent_s
+        if len(process.visit.marks) < LEAST_STRETCHES:
+            return self.stretch_s
+        left = state.share_s - spent if self.deadline is None else self.deadline - time.monotonic()
+        return max(self.stretch_s, min(GROWTH * spent, left))
+
+    def _stretch(self, process: CellProcess, seconds: float, *, first: bool, turns: bool) -> None:
         self.show(process.cell.key)
+        paused = process.paused
         process.go_on()
         expected = min(process.visit.samples[-5:], default=process.visit.first_s or 0.0)
         least = 1 if expected * LEAST_RUNS > LONG_S else LEAST_RUNS
-        process.measure(self.stretch_s, least, lead=not first)
-        process.pause()
+        process.measure(seconds, least, lead=paused and not first)
+        if turns:
+            process.pause()
 
     def _enough(self, state: State, process: CellProcess, stretches: int) -> bool:
         visit = process.visit

@@ -23,7 +23,7 @@ from accel.core.performance.operators import FUSED, Operator, Tensor
 
 # fmt: off
 _KINDS = {
-    "matmul": "addmm mm bmm baddbmm mv addmv dot linear matmul",
+    "matmul": "grouped_mm_fallback addmm mm bmm baddbmm mv addmv dot linear matmul",
     "convolution": "convolution _convolution conv2d conv1d mkldnn_convolution",
     "recurrent": "lstm gru rnn_tanh rnn_relu mkldnn_rnn_layer",
     "normalisation": "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit_no_training "
@@ -45,7 +45,7 @@ _KINDS = {
             "new_empty view_as real chunk lift lift_fresh_copy result_type",
 }
 # fmt: on
-KIND_OF = {f"aten::{name}": kind for kind, names in _KINDS.items() for name in names.split()}
+KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Recorder(Unbound):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
         name = func._schema.name
-        if name.startswith("aten::") and name != "aten::_local_scalar_dense":
+        if name.startswith(("aten::", "transformers::")) and name != "aten::_local_scalar_dense":
             self._note(name, args, kwargs or {}, result)
         return result
 
@@ -118,7 +118,7 @@ class Recorder(Unbound):
         given = list(_tensors([*args, *kwargs.values()]))
         made = list(_tensors(result if isinstance(result, (tuple, list)) else [result]))
         attention = "scaled_dot_product" in name
-        kind = "attention" if attention else KIND_OF.get(name, "other")
+        kind = "attention" if attention else KIND_OF.get(name.partition("::")[2], "other")
         if kind != "view":
             for tensor in made:
                 self.hold(tensor)
@@ -193,9 +193,22 @@ def weightless() -> Iterator[Any]:
         for name in drawn:
             stack.enter_context(mock.patch.object(torch.nn.init, name, _undrawn))
         stack.enter_context(mock.patch.dict(initialization.TORCH_INIT_FUNCTIONS, dict.fromkeys(drawn, _undrawn)))
+        stack.enter_context(_any_type_of_experts())
         stack.enter_context(mode)
         stack.enter_context(Unbound())
         yield mode
+
+
+@contextlib.contextmanager
+def _any_type_of_experts() -> Iterator[None]:
+    """Mixtures of experts use the product that takes numbers of any type: torch's own refuses fp32 without numbers."""
+    from transformers.integrations import moe
+
+    if not hasattr(moe, "_can_use_grouped_mm"):  # not in every version
+        yield
+        return
+    with mock.patch.object(moe, "_can_use_grouped_mm", lambda *_: False):
+        yield
 
 
 def _undrawn(tensor: Any, *_arguments: Any, **_options: Any) -> Any:
@@ -238,7 +251,7 @@ def record(mode: Any, module: Any, inputs: list[Any], parameters: set[int]) -> T
         mode: the `FakeTensorMode` that made module and inputs.
         parameters: addresses of the storages that hold weights.
     """
-    with mode, torch.no_grad():
+    with mode, _any_type_of_experts(), torch.no_grad():
         recorder = Recorder(parameters)
         with recorder:
             for tensor in inputs:

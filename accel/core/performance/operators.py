@@ -75,7 +75,16 @@ class Operator:
         if self.kind == "gather":  # of a table only the rows that are asked for
             table = self.inputs[0].itemsize * sum(t.elements for t in self.outputs)
             return min(table, self.inputs[0].nbytes) + sum(t.nbytes for t in self.inputs[1:]) if self.inputs else 0
-        return sum(t.nbytes for t in self.inputs)
+        return sum(t.nbytes for t in self.inputs) - self._unread
+
+    @property
+    def _unread(self) -> int:
+        """Bytes of a mixture of experts that one execution leaves alone: no more are read than there are rows."""
+        if self.kind != "matmul" or len(self.inputs[0].shape) != 2 or len(self.inputs[1].shape) != 3:
+            return 0
+        experts = max(1, self.inputs[1].shape[0])
+        used = min(experts, self.inputs[0].shape[0]) / experts
+        return int((1.0 - used) * self.inputs[1].nbytes)
 
     @property
     def bytes_written(self) -> int:
@@ -85,7 +94,7 @@ class Operator:
     @property
     def parameter_bytes(self) -> int:
         """Bytes of the weights that one execution reads."""
-        return min(self.bytes_read, sum(t.nbytes for t in self.inputs if t.parameter))
+        return min(self.bytes_read, sum(t.nbytes for t in self.inputs if t.parameter) - self._unread)
 
 
 def flops_of(op: Operator) -> float:

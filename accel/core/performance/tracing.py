@@ -117,6 +117,7 @@ class Tracer:
         session = _Schedule(self)
         try:
             family.execute(session, encoded, options)
+            traces = [self.trace(call.graph, call.shapes) for call in session.calls]
         except AccelError:
             raise
         except Exception as error:  # as in __init__
@@ -127,9 +128,8 @@ class Tracer:
         operators: list[Operator] = []
         peaks: dict[str, int] = {}
         calls: dict[str, int] = {}
-        for call in session.calls:
+        for call, trace in zip(session.calls, traces, strict=True):
             calls[call.phase] = calls.get(call.phase, 0) + call.count
-            trace = self.trace(call.graph, call.shapes)
             peaks[call.phase] = max(peaks.get(call.phase, 0), trace.peak_bytes)
             operators += [dataclasses.replace(op, phase=call.phase, count=call.count) for op in trace.operators]
         return Trace(batch, length, tuple(operators), peaks, calls, session.cache_bytes)

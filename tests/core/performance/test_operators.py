@@ -222,3 +222,17 @@ def test_many_equal_layers_are_as_if_all_had_been_traced() -> None:
     assert graph.cache_bytes == direct.cache_bytes
     for phase, peak in direct.peaks.items():
         assert graph.peak_bytes[phase] == pytest.approx(peak, rel=0.15)
+
+
+def test_a_mixture_of_experts(tmp_path: Path) -> None:
+    """Every token meets two of four experts of three matrices each; a step reads no more experts than it uses."""
+    config = {**LLAMA, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4}
+    graph = graph_of(resolve(local_model(tmp_path, **config, num_experts_per_tok=2)), 1, 32, new_tokens=3)
+    rows = 32
+    attention = 2 * (2.0 * rows * (64 * 64 * 2 + 64 * 32 * 2) + 4.0 * rows**2 * 64)
+    experts = 2 * (2 * 3 * 2.0 * rows * 64 * 128 + 2.0 * rows * 64 * 4)
+    assert phase_flops(graph, "prefill") == pytest.approx(attention + experts + 2.0 * 64 * 100, rel=0.005)
+    ops = [op for op in graph.of_phase("decode") if len(op.inputs) > 1 and len(op.inputs[1].shape) == 3]
+    products = [op for op in ops if op.kind == "matmul" and op.inputs[1].parameter]
+    assert products
+    assert all(op.parameter_bytes <= 0.6 * op.inputs[1].nbytes for op in products)

@@ -32,7 +32,7 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
-        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--steps | *:--revision | *:--model | *:--device | *:--since | *:--kind | *:--limit | *:--threshold | *:--tolerance | *:--goal | *:--format | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--temperature | *:--seed | *:--top-k)
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--steps | *:--revision | *:--model | *:--device | *:--since | *:--limit | *:--threshold | *:--tolerance | *:--schema | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--temperature | *:--seed | *:--top-k)
             :
             return ;;
         *:--weights)
@@ -46,6 +46,15 @@ _accel() {
             return ;;
         *:--to)
             _accel_words 'kubo'
+            return ;;
+        *:--kind)
+            _accel_words 'run bench deep'
+            return ;;
+        *:--goal)
+            _accel_words 'latency throughput memory cost'
+            return ;;
+        *:--format)
+            _accel_words 'csv json parquet markdown html'
             return ;;
     esac
     case "$path" in
@@ -186,7 +195,7 @@ _accel() {
             words=''
             files= ;;
         /report/db/migrate)
-            options='--to --json -q --quiet --timeout --set --debug -h --help'
+            options='--schema --json -q --quiet --timeout --set --debug -h --help'
             words=''
             files= ;;
         /report/db/backup)

@@ -43,8 +43,8 @@ def status(output: Output) -> None:
 
 def migrate(
     output: Output,
-    to: Annotated[
-        int | None, typer.Option("--to", metavar="N", help="This schema, up or down; the newest without.")
+    number: Annotated[
+        int | None, typer.Option("--schema", metavar="N", help="This one, up or down; the newest without.")
     ] = None,
 ) -> None:
     """Bring the database to the newest schema, or to another one; a copy is made before a way down.
@@ -55,7 +55,7 @@ def migrate(
     """
     from accel.core.report import maintenance
 
-    done = maintenance.migrate(to)
+    done = maintenance.migrate(number)
 
     def human() -> None:
         for before, after in done.steps:

@@ -118,7 +118,8 @@ def _page(command: Command, others: list[str]) -> Iterator[str]:
     yield from _header(command.path)
     yield from (".SH NAME", _named(command))
     yield ".SH SYNOPSIS"
-    lines = [_usage(leaf) for leaf in command.commands or (command,)]
+    leaves = [below for below in command.walk() if not below.commands]
+    lines = [_usage(leaf) for leaf in leaves]
     if command.default is not None:
         lines.insert(0, _usage(replace(command.default, path=command.path)))
     yield "\n.br\n".join(lines)
@@ -126,7 +127,7 @@ def _page(command: Command, others: list[str]) -> Iterator[str]:
     yield from _body(command, ".SH")
     if command.commands:
         yield ".SH COMMANDS"
-        for leaf in command.commands:
+        for leaf in leaves:
             yield f".SS {_escape(leaf.path)}"
             yield from _body(leaf, ".SS")
     yield from _end(others)

@@ -13,7 +13,10 @@ import typer
 from accel.cli import build
 from accel.commands import COMMANDS
 from accel.core.catalogue import entries
+from accel.core.records import KINDS
 from accel.core.registry import builtin_names
+from accel.core.report.exporting import FORMATS
+from accel.core.report.ranking import GOALS
 from accel.core.settings import SCHEMA
 from accel.core.types import PLATFORMS, PRECISIONS
 
@@ -26,6 +29,9 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "--batch": ("auto",),
     "--profile": ("unixfs-v1-2025", "kubo-legacy"),
     "--to": ("kubo",),
+    "--format": FORMATS,
+    "--goal": GOALS,
+    "--kind": KINDS,
     "--set": tuple(f"{name}=" for name in SCHEMA),
 }
 #: words that complete an argument, by command and name of the argument

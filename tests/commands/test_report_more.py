@@ -102,7 +102,7 @@ def test_costs_follow_the_configuration(stored: Path) -> None:
         (("export", "--format", "xls"), "csv, json, parquet, markdown, html"),
         (("trend", "bert-base", "--threshold", "much"), "3%"),
         (("merge", "/nowhere"), "results.duckdb"),
-        (("db", "migrate", "--to", "77"), "known: 1, 2, 3"),
+        (("db", "migrate", "--schema", "77"), "known: 1, 2, 3"),
         (("bundle", "nothing"), "accel report runs"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections import Counter
@@ -27,10 +28,16 @@ class Gateway:
             `busy`, `close`, `redirect`, `huge`, `car-only`, `no-car`, `strangers`.
         after: behaves well for so many answers first.
         delay: seconds before each answer.
+        tls: speak HTTPS.
     """
 
     def __init__(
-        self, blocks: Iterable[tuple[Cid, bytes]], behaviour: str = "good", after: int = 0, delay: float = 0.0
+        self,
+        blocks: Iterable[tuple[Cid, bytes]],
+        behaviour: str = "good",
+        after: int = 0,
+        delay: float = 0.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.blocks = {cid.digest: (cid, data) for cid, data in blocks}
         self.behaviour, self.after, self.delay = behaviour, after, delay
@@ -41,6 +48,8 @@ class Gateway:
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property

@@ -118,8 +118,8 @@ def _page(command: Command, others: list[str]) -> Iterator[str]:
     yield from _header(command.path)
     yield from (".SH NAME", _named(command))
     yield ".SH SYNOPSIS"
-    leaves = [below for below in command.walk() if not below.commands]
-    lines = [_usage(leaf) for leaf in leaves]
+    below = [other for other in command.walk() if other is not command]
+    lines = [_usage(leaf) for leaf in below or (command,) if not leaf.commands]
     if command.default is not None:
         lines.insert(0, _usage(replace(command.default, path=command.path)))
     yield "\n.br\n".join(lines)
@@ -127,7 +127,7 @@ def _page(command: Command, others: list[str]) -> Iterator[str]:
     yield from _body(command, ".SH")
     if command.commands:
         yield ".SH COMMANDS"
-        for leaf in leaves:
+        for leaf in below:
             yield f".SS {_escape(leaf.path)}"
             yield from _body(leaf, ".SS")
     yield from _end(others)

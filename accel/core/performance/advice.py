@@ -77,7 +77,9 @@ def recommendations(prediction: Prediction, graph: OperatorGraph, machine: Machi
     """
     found = []
     for engine in machine.engines:
-        for precision in machine.gflops:
+        for precision in predict.able(engine, machine, graph.family, graph.task):
+            if precision not in machine.gflops:
+                continue
             if (engine, precision) == (prediction.engine, prediction.precision):
                 continue
             option = f"--engine {engine} --precision {precision}"

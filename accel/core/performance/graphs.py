@@ -96,30 +96,22 @@ def graph_of(
     try:
         if length is None and model.family in TEXT and model.layout != "onnx":
             room = kept.capacity()
-            length = DEFAULT_LENGTH if room is None else max(1, min(DEFAULT_LENGTH, room))
+            left = None if room is None else room - (new_tokens if model.family == "text-decoder" else 0)
+            length = DEFAULT_LENGTH if left is None else max(1, min(DEFAULT_LENGTH, left))
         kept.check(length)
         template = kept.template(batch, length)
     finally:
         kept.close()
-    operators, peaks, cache = template.at(batch, length)
-    about = kept.about
-    assert about is not None
-    return OperatorGraph(
-        model=model.name,
-        digest=model.digest,
-        family=model.family,
-        task=model.task,
-        batch=batch,
-        length=length,
-        operators=operators,
-        weights_bytes=about["weights_bytes"],
-        peak_bytes=peaks,
-        calls=dict(template.calls),
-        cache_bytes=cache,
-        new_tokens=new_tokens if "decode" in peaks else 0,
-        graphs=tuple(about["graphs"]),
-        notes=tuple(about["notes"]),
-    )
+    return kept.graph(template, batch, length)
+
+
+def known(model: Model, batch: int, length: int | None, new_tokens: int = NEW_TOKENS) -> OperatorGraph | None:
+    """The graph if it was found before, at the cost of reading a file; None where it would have to be traced."""
+    kept = _Kept(model, new_tokens, None, lambda _: None)
+    if kept.about is None:
+        return None
+    template = kept.found(batch, length)
+    return None if template is None else kept.graph(template, batch, length)
 
 
 class _Kept:
@@ -185,14 +177,43 @@ class _Kept:
                 f"{self._model.name} takes at most {room} tokens, and {length}{both} were asked for", "a shorter --seq"
             )
 
+    def _keys(self, length: int | None) -> list[str]:
+        any_length = [f"{self._key}|any"] if self._model.family in TEXT and length is not None else []
+        return [*any_length, f"{self._key}|{length}"]
+
+    def found(self, batch: int, length: int | None) -> Template | None:
+        """The template for a workload, if there is one already."""
+        ready = (template for key in self._keys(length) for template in self._read(key))
+        return next((template for template in ready if template.fits(batch, length)), None)
+
+    def graph(self, template: Template, batch: int, length: int | None) -> OperatorGraph:
+        """The graph of a workload that the template fits."""
+        operators, peaks, cache = template.at(batch, length)
+        model, about = self._model, self.about
+        assert about is not None
+        return OperatorGraph(
+            model=model.name,
+            digest=model.digest,
+            family=model.family,
+            task=model.task,
+            batch=batch,
+            length=length,
+            operators=operators,
+            weights_bytes=about["weights_bytes"],
+            peak_bytes=peaks,
+            calls=dict(template.calls),
+            cache_bytes=cache,
+            new_tokens=self._new_tokens if "decode" in peaks else 0,
+            graphs=tuple(about["graphs"]),
+            notes=tuple(about["notes"]),
+        )
+
     def template(self, batch: int, length: int | None) -> Template:
         """The template for a workload."""
-        text = self._model.family in TEXT and length is not None
-        keys = ([f"{self._key}|any"] if text else []) + [f"{self._key}|{length}"]
-        for key in keys:
-            for template in self._read(key):
-                if template.fits(batch, length):
-                    return template
+        ready = self.found(batch, length)
+        if ready is not None:
+            return ready
+        text, keys = self._model.family in TEXT and length is not None, self._keys(length)
         room = self.capacity()
         least = 40 + (self._new_tokens if self._model.family == "text-decoder" else 0)
         if text and (room is None or room >= least):

@@ -18,7 +18,8 @@ from accel.core.performance.machines import Machine, machines
 from accel.core.performance.memory import MemoryEstimate, memory_of
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.prices import CLASSES, Rates, Roofline, class_of
-from accel.core.types import Model, Plan
+from accel.core.registry import engine as engine_named
+from accel.core.types import PRECISIONS, Model, Plan, Recipe
 
 #: factor by which an uncalibrated prediction may be off either way, by what it is based on. Not checked on other
 #: machines: on one processor a roofline of measured peaks was off by 20 to 55 %
@@ -71,6 +72,15 @@ class Prediction:
     def throughput_per_s(self) -> float:
         """Inputs per second."""
         return self.batch / self.latency_s
+
+
+def able(engine: str, machine: Machine, family: str, task: str) -> tuple[str, ...]:
+    """The precisions that an engine offers for a kind of model on a device, best guess first."""
+    offer = engine_named(engine)
+    if machine.platform not in offer.platforms:
+        return ()
+    plans = offer.plans(machine.id, Recipe(family, task, {}, {}), PRECISIONS)
+    return tuple(dict.fromkeys(plan.precision for plan in plans))
 
 
 def rates_for(machine: Machine, engine: str, precision: str, threads: int = 0) -> Rates:
@@ -181,6 +191,23 @@ def for_plans(
     here = {machine.id: machine for machine in machines(",".join(dict.fromkeys(p.device for p in able)))}
     found = [(p, latency(graph, here[p.device], p.engine, p.precision, p.threads)) for p in able if p.device in here]
     return sorted((pair for pair in found if pair[1].calibrated), key=lambda pair: pair[1].latency_s)
+
+
+def expected_s(model: Model, plan: Plan, length: int | None, new_tokens: int | None = None) -> float | None:
+    """Seconds of one execution, where that is known at the cost of reading files; None elsewhere.
+
+    That is: the model was profiled before, and the plan's engine was calibrated here.
+    """
+    if plan.precision != "fp32" or calibration.kept(plan.engine) is None:
+        return None
+    try:
+        graph = graphs.known(model, plan.batch, length, new_tokens or graphs.NEW_TOKENS)
+        if graph is None:
+            return None
+        found = latency(graph, machines(plan.device)[0], plan.engine, plan.precision, plan.threads)
+    except AccelError:
+        return None
+    return found.latency_s if found.calibrated else None
 
 
 def _caution(machine: Machine, basis: str) -> str:

@@ -133,6 +133,13 @@ def _engines(request: Request, machine: Machine) -> Sequence[str]:
 def _add(
     report: Report, workloads: Sequence[OperatorGraph], machine: Machine, engine: str, precision: str, threads: int
 ) -> None:
+    offered = predict.able(engine, machine, report.model.family, report.model.task)
+    if precision not in offered:
+        reason = f"{engine} has no {precision} on {machine.platform}" + (
+            f", but {', '.join(offered)}" if offered else ""
+        )
+        report.left_out.append({"device": machine.id, "engine": engine, "precision": precision, "reason": reason})
+        return
     for graph in workloads:
         try:
             row = Row(predict.latency(graph, machine, engine, precision, threads), graph, machine)

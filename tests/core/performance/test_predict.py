@@ -196,6 +196,18 @@ def test_without_a_trial_the_planner_follows_the_prediction() -> None:
     assert all("predicted" in str(one["reason"]) for one in found.candidates)
 
 
+def test_what_is_expected_costs_no_more_than_reading_files() -> None:
+    """For the budget of bench: nothing where the model was not profiled or the engine not calibrated; never a trace."""
+    model, plan = resolve("all-minilm"), Plan("cpu:0", "cpu", "torch", "fp32", batch=2)
+    assert predict.expected_s(model, plan, 32) is None
+    graph_of(model, 1, 32)
+    assert predict.expected_s(model, plan, 32) is None
+    keep(torch=1.0)
+    found = predict.expected_s(model, plan, 32)
+    assert found == pytest.approx(predict.latency(graph_of(model, 2, 32), machine(), "torch").latency_s)
+    assert predict.expected_s(resolve("distilbert"), plan, 32) is None
+
+
 @pytest.mark.parametrize("cores", [1, 128])
 def test_machines_of_1_and_of_128_cores(cores: int) -> None:
     """Without measured peaks the estimate follows the cores, is labelled so, and carries the widest interval."""

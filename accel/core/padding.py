@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from accel.core.errors import InputError
 from accel.core.types import GraphSpec
 
 if TYPE_CHECKING:
@@ -17,9 +18,18 @@ def padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
     """Feeds with rounded lengths, and the real size of every named axis.
 
     Only axes of the attention mask are rounded: padding that nothing masks would change the result.
+
+    Raises:
+        InputError: an input has another number of axes than the graph takes.
     """
     import numpy as np
 
+    for t in spec.inputs:
+        if feeds[t.name].ndim != len(t.axes):
+            raise InputError(
+                f"the input {t.name} has {feeds[t.name].ndim} axes, and the graph takes {len(t.axes)}",
+                f"give it the shape {list(t.axes)}",
+            )
     sizes = {
         axis: size
         for t in spec.inputs

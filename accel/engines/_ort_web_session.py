@@ -10,16 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from accel.core.browser import pool
+from accel.core.browser import audience, pool
 from accel.core.browser.choosing import by_rule
 from accel.core.browser.control import BrowserLost
 from accel.core.browser.finding import Browser, chosen, find
 from accel.core.browser.pages import Page, PageError
-from accel.core.contracts import Session
+from accel.core.contracts import Decoding, Session
 from accel.core.cpu import limits
+from accel.core.decoding import PRESENT
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
 from accel.core.padding import cut, padded
-from accel.core.types import Plan, Recipe
+from accel.core.types import GraphSpec, Plan, Recipe
+from accel.engines._ort_web_decoding import WebDecoding
 from accel.engines._ort_web_truth import described
 
 if TYPE_CHECKING:
@@ -29,7 +31,15 @@ T = TypeVar("T")
 #: graphs of fixed shape that are kept open; each holds its own copy of the weights
 _SHAPES = 4
 _NUMBERS = itertools.count()
-_MEMORY = ("out of memory", "oom", "bad_alloc", "allocation failed", "failed to allocate", "could not allocate")
+_MEMORY = (
+    "out of memory",
+    "oom",
+    "bad_alloc",
+    "allocation failed",
+    "failed to allocate",
+    "could not allocate",
+    "safeintonoverflow",
+)
 #: after these WebAssembly's memory cannot be trusted
 _BROKEN = ("aborted(", "unreachable", "memory access out of bounds", "device is lost", "device lost")
 
@@ -54,6 +64,8 @@ class OrtWebSession(Session):
         self._open: OrderedDict[tuple[Any, ...], str] = OrderedDict()
         self._opened: dict[str, dict[str, Any]] = {}
         self._device_type = ""
+        #: keys of tensors in the page that nobody needs any more
+        self.dropped: list[str] = []
         #: milliseconds that the page itself took for the last call
         self.inner_ms = 0.0
         self._retried(lambda: [self._session(graph, {}) for graph in self._graphs if not self._static])
@@ -71,32 +83,52 @@ class OrtWebSession(Session):
         return cut(spec, answer, sizes) if self._static else answer
 
     def _run(self, graph: str, feeds: Tensors) -> Tensors:
-        name = self._session(graph, feeds)
-        head, found = self._call("run", feeds, name=name)
-        self.inner_ms = float(head["ms"])
+        found = self.execute(graph, feeds)
         return {t.name: found[t.name] for t in self._specs[graph].outputs}
+
+    def execute(self, graph: str, feeds: Tensors, **kept: Any) -> Tensors:
+        """Executes a graph once in the page; `kept` says which tensors are there already, or stay (`engine.js`).
+
+        Raises:
+            BrowserLost: the browser is gone, and with it what it kept.
+        """
+        name = self._session(graph, feeds)
+        dropped, self.dropped[:] = list(self.dropped), []
+        head, found = self._call("run", feeds, name=name, drop=dropped, **kept)
+        self.inner_ms = float(head["ms"])
+        return found
+
+    def decode(self, graph: GraphSpec, feeds: Tensors, max_length: int) -> Decoding:
+        """See `Session.decode`. The cache stays in the page, on the graphics processor where it executes there."""
+        return WebDecoding(self, graph, feeds)
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Does something in the page, and once more in a new one when a browser is lost."""
         try:
             return work()
         except BrowserLost as first:
-            self._lose()
+            self.lose()
             try:
                 return work()
             except BrowserLost as second:
-                self._lose()
-                raise UnavailableError(
-                    f"{self.browser.kind} ({self.browser.path}) is of no use: {second}"
-                    + (f"; before that, {first}" if str(first) != str(second) else ", twice"),
-                    "try another browser (--hw lists it: accel detect), or --hw cpu",
-                ) from second
+                raise self.useless(first, second) from second
 
-    def _lose(self) -> None:
+    def useless(self, first: BrowserLost, second: BrowserLost) -> UnavailableError:
+        """The error for a browser that was lost, replaced, and lost again."""
+        self.lose()
+        before = ", twice" if str(first) == str(second) else f"; before that, {first}"
+        return UnavailableError(
+            f"{self.browser.kind} ({self.browser.path}) is of no use: {second}{before}",
+            "try another browser (accel detect --deep shows them), or --hw cpu",
+        )
+
+    def lose(self) -> None:
+        """Ends the page, which crashed, hangs or cannot be trusted any more."""
         if self._page is not None:
             pool.discard(self._kind, self._page)
         self._page = None
         self._open.clear()
+        self.dropped.clear()
 
     def _call(self, op: str, tensors: Tensors | None = None, **head: Any) -> tuple[dict[str, Any], Tensors]:
         assert self._page is not None
@@ -110,7 +142,7 @@ class OrtWebSession(Session):
         low = text.lower()
         line = next((part.strip() for part in text.splitlines() if part.strip()), "unknown")[:300]
         if any(word in low for word in _BROKEN) or any(word in low for word in _MEMORY):
-            self._lose()
+            self.lose()
         if any(word in low for word in _MEMORY):
             return OutOfMemoryError(f"memory ran out in {self.browser.kind}: {line}", "use a smaller batch")
         return IncompatibleError(f"onnxruntime-web failed: {line}", "use another engine (--engine)")
@@ -135,7 +167,7 @@ class OrtWebSession(Session):
                 name=name,
                 graph=urls[about["file"]],
                 data={file: urls[file] for file in about["data"]},
-                options=self._options(about["axes"], feeds),
+                options=self._options(graph, about["axes"], feeds),
             )
         finally:
             for url in urls.values():
@@ -144,7 +176,7 @@ class OrtWebSession(Session):
         self._opened[graph] = head
         return name
 
-    def _options(self, axes: dict[str, list[int | str]], feeds: Tensors) -> dict[str, Any]:
+    def _options(self, graph: str, axes: dict[str, list[int | str]], feeds: Tensors) -> dict[str, Any]:
         provider: Any = {"webgpu": "webgpu", "cpu": "wasm"}.get(self._plan.platform)
         if self._static:
             provider = {"name": "webnn", "deviceType": self._webnn_type()}
@@ -154,7 +186,11 @@ class OrtWebSession(Session):
             for axis, size in zip(axes[name], array.shape, strict=True)
             if isinstance(axis, str)
         }
-        fixed = {"freeDimensionOverrides": sizes} if self._static else {}
+        fixed: dict[str, Any] = {"freeDimensionOverrides": sizes} if self._static else {}
+        if self._plan.platform == "webgpu" and self._specs[graph].cache:
+            fixed["preferredOutputLocation"] = {
+                t.name: "gpu-buffer" for t in self._specs[graph].outputs if t.name.startswith(PRESENT)
+            }
         return {"executionProviders": [provider], "graphOptimizationLevel": "all", **fixed}
 
     def _webnn_type(self) -> str:
@@ -186,6 +222,8 @@ class OrtWebSession(Session):
 
 def _browser(plan: Plan, family: str) -> Browser:
     """The browser of a device; for WebAssembly the one that the rule for this family says."""
+    if audience.current.mode == "wait":
+        return audience.VISITOR
     here = find(wanted=chosen())
     kind = plan.device.partition(":")[2]
     if plan.platform == "cpu" and here:

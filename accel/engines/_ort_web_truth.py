@@ -7,6 +7,7 @@ from typing import Any
 
 from accel.core.browser import runtime
 from accel.core.browser.finding import Browser
+from accel.core.browser.launching import unsandboxed
 from accel.core.browser.probing import is_software, version
 
 _PROVIDERS = {
@@ -37,6 +38,7 @@ def described(browser: Browser, agent: str, platform: str, opened: Mapping[str, 
     facts: dict[str, Any] = {
         "browser": browser.kind,
         "browser_version": version(agent) or browser.version,
+        "sandboxed": browser.kind in ("firefox", "visitor") or not unsandboxed(),
         "runtime": f"onnxruntime-web {runtime.VERSION}",
         "nodes": nodes,
         "adapter": adapter,
@@ -60,6 +62,8 @@ def _summary(facts: Mapping[str, Any], platform: str) -> str:
         words.append(f"{here} of {total} nodes on {_TITLES[platform]}")
     if platform == "webnn" and facts["webnn_devices"]:
         words.append(f"which used the {'/'.join(facts['webnn_devices'])}")
+    if not facts["sandboxed"]:
+        words.append("without its sandbox, which it refuses to root")
     return ", ".join(words)
 
 

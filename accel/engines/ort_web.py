@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from accel.core.browser import choosing, runtime
+from accel.core.browser import audience, choosing, runtime
 from accel.core.browser.finding import chosen, find
 from accel.core.contracts import EnginePlugin, Session, Source
 from accel.core.errors import IncompatibleError
@@ -43,7 +43,11 @@ class OrtWebEngine(EnginePlugin):
     def missing_on(self, platform: str) -> str | None:
         """See `EnginePlugin.missing_on`."""
         reason = self.missing()
-        if reason is None and not any(b.kind in KINDS[platform] for b in find(wanted=chosen())):
+        if (
+            reason is None
+            and audience.current.mode != "wait"
+            and not any(b.kind in KINDS[platform] for b in find(wanted=chosen()))
+        ):
             return "no browser is here: install Chromium, Chrome, Edge or Firefox, or set hardware.browser"
         return reason
 
@@ -54,6 +58,8 @@ class OrtWebEngine(EnginePlugin):
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         """See `EnginePlugin.plans`."""
         platform = device.partition(":")[0]
+        if platform == "webnn" and any(graph.cache for graph in recipe.graphs.values()):
+            return []  # it compiles every shape anew, and a key-value cache grows with every token
         return [Plan(device, platform, self.name, "fp32")] if "fp32" in precisions else []
 
     def prefer(self, plans: Sequence[Plan], model: Model, recipe: Recipe, batch: int) -> tuple[Plan, str] | None:

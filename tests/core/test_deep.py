@@ -154,7 +154,7 @@ def test_what_the_worker_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ("device", "build", "reason"),
     [
         (Device("qualcomm:0", "qualcomm", "n", "v", features=("htp", "emulated")), {}, "emulator"),
-        (Device("webgpu:chromium", "webgpu", "n", "v"), {}, "nothing here computes on it"),
+        (Device("webgpu:chromium", "webgpu", "n", "v"), {}, "no product is timed in it"),
         (Device("cuda:0", "cuda", "n", "v"), {"version": "2.13.0+cpu", "cuda": "", "hip": ""}, "built without cuda"),
         (Device("rocm:0", "rocm", "n", "v"), {"version": "2.13.0", "cuda": "13.0", "hip": ""}, "built without rocm"),
         (CPU, {}, "torch is not installed"),

@@ -17,7 +17,7 @@ ENDING_S = 10.0
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 #: nothing of these is wanted: no talk to the vendor, no questions, no extensions
 _CHROMIUM = (
-    "--headless", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--disable-extensions",
+    "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--disable-extensions",
     "--disable-default-apps", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-quic", "--disable-domain-reliability", "--disable-breakpad", "--disable-crash-reporter", "--no-pings",
     "--disable-client-side-phishing-detection", "--password-store=basic", "--use-mock-keychain", "--mute-audio",
@@ -79,15 +79,20 @@ def has_gpu(root: str = "") -> bool:
     return False
 
 
-def arguments(browser: Browser, profile: Path, *, gpu: bool) -> list[str]:
-    """The command line that starts a browser with this profile; `gpu` where WebGPU or WebNN is wanted."""
+def arguments(browser: Browser, profile: Path, *, gpu: bool, headless: bool = True) -> list[str]:
+    """The command line that starts a browser with this profile.
+
+    Args:
+        gpu: WebGPU or WebNN is wanted. headless: no window.
+    """
+    unseen = ["--headless"] if headless else []
     if browser.kind == "firefox":
         return [
-            browser.path, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0",
+            browser.path, *unseen, "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0",
             "about:blank",
         ]  # fmt: skip
     features = [*_FEATURES, "Vulkan"] if has_gpu() and sys.platform == "linux" else list(_FEATURES)
-    flags = [*_CHROMIUM, "--enable-unsafe-webgpu", f"--enable-features={','.join(features)}"]
+    flags = [*unseen, *_CHROMIUM, "--enable-unsafe-webgpu", f"--enable-features={','.join(features)}"]
     if not gpu:
         # it starts sooner
         flags.append("--disable-gpu")
@@ -103,7 +108,7 @@ class Launched:
         profile: its profile folder. pipes: (read end, write end) of its debugging pipe; None for Firefox.
     """
 
-    def __init__(self, browser: Browser, *, gpu: bool = True) -> None:
+    def __init__(self, browser: Browser, *, gpu: bool = True, headless: bool = True) -> None:
         self.browser = browser
         self.profile = Path(tempfile.mkdtemp(prefix="accel-browser-"))
         self.pipes: tuple[int, int] | None = None
@@ -118,7 +123,7 @@ class Launched:
             self._guardian = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", str(_GUARDIAN), str(self.profile), *map(str, theirs)),
-                    *arguments(browser, self.profile, gpu=gpu),
+                    *arguments(browser, self.profile, gpu=gpu, headless=headless),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

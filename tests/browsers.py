@@ -59,7 +59,9 @@ def no_browser_afterwards() -> object:
 
 def main_process(pid: int) -> int:
     """The browser's own process under its guardian."""
-    return next(child for child, parent in _parents().items() if parent == pid)
+    # orphans become the guardian's children too, later
+    children = [child for child, parent in _parents().items() if parent == pid]
+    return min(children, key=lambda child: int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]))
 
 
 def _parents() -> dict[int, int]:

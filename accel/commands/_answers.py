@@ -30,6 +30,11 @@ class AnswerPrinter:
         """Something the user has to know."""
         self._output.warning(line)
 
+    def say(self, line: str) -> None:
+        """Something the user has to do."""
+        self._output.step("")
+        self._output.note(line)
+
     def transferred(self, label: str, done_bytes: int, total_bytes: int | None) -> None:
         """A download or a check of files moves on: rate and remaining time."""
         now = time.monotonic()

@@ -57,6 +57,13 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when most of the model does not run where --hw says.")
     ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="With webgpu or webnn: a browser window that shows what runs.")
+    ] = False,
+    wait_for_browser: Annotated[
+        bool,
+        typer.Option("--wait-for-browser", help="With webgpu or webnn: print an address, and run where it is opened."),
+    ] = False,
     no_trial: Annotated[bool, typer.Option("--no-trial", help="Do not try out an unknown workload.")] = False,
     trial_budget: Annotated[
         float, typer.Option("--trial-budget", min=1.0, metavar="SECONDS", help="Time a trial may take.")
@@ -89,10 +96,13 @@ def run(
 
     Example: accel run bert-base --hw auto
     """
+    from accel.core.errors import InputError
     from accel.core.inputs import single
     from accel.core.runs import Request, carry_out
     from accel.core.types import Options
 
+    if show and wait_for_browser:
+        raise InputError("--show and --wait-for-browser exclude each other", "choose one")
     request = Request(
         model=model,
         item=None if text == "-" else single(text, image, audio, candidates or ()),
@@ -109,6 +119,7 @@ def run(
         threads=threads,
         memory_limit=memory_limit,
         strict=strict,
+        audience="show" if show else "wait" if wait_for_browser else "",
         trial=not no_trial,
         trial_budget_s=trial_budget,
         weights=weights,

@@ -20,7 +20,7 @@ def padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
     Only axes of the attention mask are rounded: padding that nothing masks would change the result.
 
     Raises:
-        InputError: an input has another number of axes than the graph takes.
+        InputError: an input has another number of axes than the graph takes, or inputs differ in an axis.
     """
     import numpy as np
 
@@ -30,12 +30,14 @@ def padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
                 f"the input {t.name} has {feeds[t.name].ndim} axes, and the graph takes {len(t.axes)}",
                 f"give it the shape {list(t.axes)}",
             )
-    sizes = {
-        axis: size
-        for t in spec.inputs
-        for axis, size in zip(t.axes, feeds[t.name].shape, strict=True)
-        if isinstance(axis, str)
-    }
+    sizes: dict[str, int] = {}
+    for t in spec.inputs:
+        for axis, size in zip(t.axes, feeds[t.name].shape, strict=True):
+            if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
+                raise InputError(
+                    f"the axis {axis} is {size} long in the input {t.name} and {sizes[axis]} in another",
+                    "give inputs of one length",
+                )
     masked = {axis for t in spec.inputs if t.name == "attention_mask" for axis in t.axes[1:]}
     rounded = {
         axis: max(SHORTEST, 1 << (size - 1).bit_length()) if axis in masked else size for axis, size in sizes.items()

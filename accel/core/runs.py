@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from accel.core import inputs
+from accel.core.browser.audience import VISITOR, Mode, invite, linger, tell
 from accel.core.bulk import BulkRun, auto_batch
 from accel.core.errors import AccelError, InputError, PartialError, TransferError
 from accel.core.inference import SCHEMA, Answer, Runner, ensure_writable_home, reject
@@ -37,6 +39,7 @@ class Request:
     threads: int = 0
     memory_limit: str | None = None
     strict: bool = False
+    audience: Mode = ""
     trial: bool = True
     trial_budget_s: float = 60.0
     weights: str | None = None
@@ -58,6 +61,9 @@ class Listener(Protocol):
 
     def warn(self, line: str) -> None:
         """Something the user has to know."""
+
+    def say(self, line: str) -> None:
+        """Something the user has to do."""
 
     def transferred(self, label: str, done_bytes: int, total_bytes: int | None) -> None:
         """A download or a check of files moves on. May be called from another thread."""
@@ -96,7 +102,7 @@ def make_wish(request: Request) -> Wish:
         raise InputError(f"--engine {request.engine!r} is unknown", suggest(request.engine, names("engines")))
     limit = parse_size(request.memory_limit) if request.memory_limit else config.get("hardware.memory_limit")
     return Wish(
-        devices=usable(request.hw),
+        devices=_visitor(request.hw) if request.audience == "wait" else usable(request.hw),
         engine=request.engine,
         precision=precision,
         tolerance=request.tolerance,
@@ -106,6 +112,13 @@ def make_wish(request: Request) -> Wish:
         memory_limit=limit,
         strict=request.strict,
     )
+
+
+def _visitor(hw: str) -> tuple[tuple[str, str], ...]:
+    """The browser that somebody is going to open, as a device: whatever it is, it is not looked for here."""
+    if hw not in ("webgpu", "webnn"):
+        raise InputError(f"--wait-for-browser cannot run on {hw!r}", "--hw webgpu or --hw webnn")
+    return ((hw, f"{hw}:{VISITOR.kind}"),)
 
 
 def carry_out(request: Request, listener: Listener) -> None:
@@ -124,6 +137,8 @@ def carry_out(request: Request, listener: Listener) -> None:
         raise InputError(f"--batch {request.batch!r} is neither a number above 0 nor auto", "--batch 8")
     temporary = ensure_writable_home(listener.warn)
     try:
+        if request.audience:
+            invite(request.audience, listener.say)
         wish = make_wish(request)
         with profiled("resolve"):
             model = resolve(
@@ -166,8 +181,9 @@ def _few(request: Request, runner: Runner, listener: Listener) -> None:
     for result in results:
         if not isinstance(result, Answer):
             raise result[1]
-        listener.answer(runner, result)
+        _answered(result, runner, listener)
     listener.planned(runner)
+    linger()
     latencies = [r.latency_s for r in results if isinstance(r, Answer)]
     _remember(runner, listener, latencies[:1], len(items), length)
 
@@ -227,12 +243,23 @@ def _deliver(
         if writer is not None:
             writer.write(result.index, result.output, None)
         else:
-            listener.answer(runner, result)
+            _answered(result, runner, listener)
         return
     index, error = result
     if writer is not None:
         writer.write(index, None, error)
     listener.failure(index, error)
+
+
+def _answered(answer: Answer, runner: Runner, listener: Listener) -> None:
+    """Gives an answer to the listener, and to whoever looks at the page."""
+    listener.answer(runner, answer)
+    tell(
+        model=runner.model.name,
+        state=f"answered {answer.index + 1}",
+        facts={"Task": runner.recipe.task, "Where": str(runner.session.execution().get("summary", ""))},
+        output=json.dumps(answer.output, ensure_ascii=False, default=str)[:4000],
+    )
 
 
 def _remember(runner: Runner, listener: Listener, latencies_s: list[float], batch: int, length: int) -> None:

@@ -330,7 +330,11 @@ def _serve(requests: IO[bytes], answers: IO[bytes], kind: Callable[[dict[str, An
         except AccelError as error:
             answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
         except MemoryError as error:
-            answer = {"error": "OutOfMemoryError", "message": f"memory ran out: {error}", "hint": "use a smaller batch"}
+            answer = {
+                "error": "OutOfMemoryError",
+                "message": f"memory ran out: {error}".rstrip(": "),
+                "hint": "use a smaller batch",
+            }
         except Exception as error:  # the far end reports whatever an engine throws as that engine's failure
             reason = str(error).strip().splitlines() or [""]
             answer = {"error": "IncompatibleError", "message": f"{type(error).__name__}: {reason[0]}", "hint": ""}

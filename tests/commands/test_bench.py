@@ -344,24 +344,13 @@ def test_a_text_decoder_has_a_first_token_and_a_rate(tmp_path: Path) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (cell,) = document(
-        folder,
-        "--weights",
-        "random",
-        "--hw",
-        "cpu",
-        "--engine",
-        "torch",
-        "--seq",
-        "16",
-        "--max-new-tokens",
-        "8",
-        *QUICK,
-    )["cells"]
+        folder, "--weights", "random", "--hw", "cpu", "--engine", "torch", "--seq", "16", "--max-new-tokens", "8",
+        "--no-agreement", *QUICK,
+    )["cells"]  # fmt: skip
     assert (cell["task"], cell["input_length"]) == ("text-generation", 16)
     assert 0 < cell["first_token_ms"] < cell["latency_ms"] and cell["tokens_per_s"] > 0
-    assert cell["agreement"]["cosine"] == pytest.approx(1.0, abs=1e-5) and cell["agreement"]["reference"] == "torch"
-    # no labels, so no top-1; energy is a number, or it is said why not
-    assert cell["agreement"]["top1"] is None and (cell["energy_j"] is None) == bool(cell["energy_note"])
+    # energy is a number, or it is said why not
+    assert (cell["energy_j"] is None) == bool(cell["energy_note"])
 
 
 def test_a_limit_of_memory_and_processors(tiny: Path, evil: str) -> None:

@@ -92,7 +92,8 @@ class Group:
         visited: list[State] = []
         try:
             for state in self.states:
-                if self.stopped() or (self._open and not self._fits()):
+                late = self.deadline is not None and time.monotonic() > self.deadline
+                if self.stopped() or (self._open and (late or not self._fits())):
                     break
                 visited.append(state)
                 self._enter(state)

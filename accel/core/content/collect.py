@@ -176,11 +176,11 @@ class _Collector:
         living = set(leases.living(self.store.leases))
         with self._index.writing() as con:
             empty = con.execute(
-                "SELECT path, kind FROM containers WHERE id NOT IN (SELECT container FROM blocks)"
+                "SELECT id, path, kind FROM containers WHERE id NOT IN (SELECT container FROM blocks)"
             ).fetchall()
-            gone = [(str(path), str(kind)) for path, kind in empty if not _in_work(str(path), living)]
-            con.executemany("DELETE FROM containers WHERE path = ?", [(path,) for path, _ in gone])
-        for path, kind in gone:
+            gone = [(number, str(path), str(kind)) for number, path, kind in empty if not _in_work(str(path), living)]
+            con.executemany("DELETE FROM containers WHERE id = ?", [(number,) for number, _, _ in gone])
+        for _, path, kind in gone:
             if kind != "reference":
                 self._unlink(self.store.root / path)
 

@@ -24,6 +24,8 @@ from accel.core.content.unixfs import (
     shard_data,
 )
 
+#: a folder this far below the root is refused, made by whomever
+DEEPEST = 200
 #: shards below shards: the hash has 64 bits and each level takes 8
 _DEEPEST = 8
 

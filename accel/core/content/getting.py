@@ -15,7 +15,7 @@ from accel.core.content.blockstore import Store
 from accel.core.content.cid import Cid, is_reference, parse, parse_reference
 from accel.core.content.index import Filled, Row
 from accel.core.content.job import Advance, Begin, Job, tidy
-from accel.core.content.pins import Pins
+from accel.core.content.pins import AmbiguousName, Pins
 from accel.core.content.walk import Content, resolve, text
 from accel.core.errors import InputError
 
@@ -178,6 +178,8 @@ def find(reference: str, *, frozen: bool = False) -> Named:
         return Named(parse(locked.cid), locked=locked)
     try:
         return Named(parse(Pins(paths.home() / "content" / "pins").find(reference).cid))
+    except AmbiguousName:
+        raise
     except InputError as error:
         raise InputError(
             f"{reference!r} is neither a content id nor a name that accel.lock or a pin has",

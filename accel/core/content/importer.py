@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accel.core import paths
 from accel.core.content import folders, unixfs
 from accel.core.content.cid import DAG_PB, RAW, Cid, of
 from accel.core.content.disk import failed
@@ -42,49 +42,71 @@ class Source:
     folders: set[tuple[bytes, ...]] = field(default_factory=set)
     links: dict[tuple[bytes, ...], bytes] = field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.files.values())
+    def total(self) -> int:
+        """Bytes of all files.
+
+        Raises:
+            TransferError: one of them is gone.
+        """
+        return sum(_size(path) for path in self.files.values())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise failed("read", path, error) from error
 
 
 def from_path(path: Path) -> Source:
     """The tree at a path: everything in it, hidden files too; symbolic links stay links.
 
     Raises:
-        InputError: nothing is there, or something that is neither file, folder nor link.
+        InputError: nothing is there, something that is neither file, folder nor link, or accel's own store.
+        TransferError: it cannot be read.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist", "name a file or a folder")
     if path.is_file():
         return Source(False, {(): path})
+    if not path.is_dir():
+        raise _special(path)
     source = Source(True)
-    for where, below in _scan(path, ()):
-        kind = os.lstat(where).st_mode
-        if stat.S_ISLNK(kind):
-            source.links[below] = os.fsencode(os.readlink(where))  # noqa: PTH115 - Path.readlink normalises the text
-        elif stat.S_ISDIR(kind):
-            source.folders.add(below)
-        elif stat.S_ISREG(kind):
-            source.files[below] = Path(where)
-        else:
-            raise InputError(
-                f"{where} is neither a file, a folder nor a link", "remove it, or pin a folder that does not have it"
-            )
+    store = paths.home() / "content"
+    todo: list[tuple[str, tuple[bytes, ...]]] = [(os.fspath(path), ())]
+    while todo:
+        folder, above = todo.pop()
+        try:
+            if os.path.samefile(folder, store):  # noqa: PTH121 - of millions of folders
+                raise InputError(f"{path} holds accel's own content store", "pin the folders beside it")
+        except FileNotFoundError:
+            pass
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    below = (*above, os.fsencode(entry.name))
+                    if entry.is_symlink():
+                        source.links[below] = os.fsencode(os.readlink(entry.path))  # noqa: PTH115 - the very text
+                    elif entry.is_dir():
+                        if len(below) >= folders.DEEPEST:
+                            raise InputError(
+                                f"folders in {path} are nested {folders.DEEPEST} deep or deeper", "pin one further down"
+                            )
+                        source.folders.add(below)
+                        todo.append((entry.path, below))
+                    elif entry.is_file():
+                        source.files[below] = Path(entry.path)
+                    else:
+                        raise _special(entry.path)
+        except OSError as error:
+            raise failed("read", Path(folder), error) from error
     return source
 
 
-def _scan(folder: str | Path, below: tuple[bytes, ...]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    try:
-        with os.scandir(folder) as found:
-            entries = list(found)
-    except OSError as error:
-        raise failed("read", Path(folder), error) from error
-    for entry in entries:
-        path = (*below, os.fsencode(entry.name))
-        yield entry.path, path
-        if entry.is_dir(follow_symlinks=False):
-            yield from _scan(entry.path, path)
+def _special(path: str | Path) -> InputError:
+    return InputError(
+        f"{path} is neither a file, a folder nor a link", "remove it, or pin a folder that does not have it"
+    )
 
 
 def from_files(folder: Path, names: Sequence[str]) -> Source:
@@ -132,10 +154,7 @@ class Importer:
         small: list[tuple[tuple[bytes, ...], Path, int]] = []
         large: list[tuple[tuple[bytes, ...], Path]] = []
         for path, where in sorted(source.files.items()):
-            try:
-                size = where.stat().st_size
-            except OSError as error:
-                raise failed("read", where, error) from error
+            size = _size(where)
             if size <= self.profile.chunk:
                 small.append((path, where, size))
             else:

@@ -8,6 +8,7 @@ so a damaged one costs time and nothing else.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -121,6 +122,8 @@ class Index:
         self._lock = threading.RLock()
         with self._guard():
             self._con = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            # paths of the user's files are whatever bytes the file system allows
+            self._con.text_factory = os.fsdecode
             self._execute("PRAGMA journal_mode=WAL")
             self._execute("PRAGMA synchronous=FULL")
             if not self._execute("SELECT name FROM sqlite_master WHERE name='meta'").fetchone():
@@ -179,6 +182,8 @@ class Index:
         found = self.read("PRAGMA quick_check(1)")
         if found != [("ok",)]:
             raise IndexDamaged(str(found[0][0] if found else "nothing can be read"))
+        for table in ("meta", "containers", "blocks", "trees"):
+            self.read(f"SELECT 1 FROM {table} LIMIT 1")
 
     def close(self) -> None:
         """Closes the file."""
@@ -320,11 +325,12 @@ def _number(row: tuple[object, ...]) -> int:
 
 def _add(con: sqlite3.Connection, item: Filled, tick: int) -> None:
     con.execute(
-        "INSERT INTO containers (kind, path, size, root) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
-        "kind = excluded.kind, size = excluded.size, root = excluded.root",
-        (item.kind, item.path, item.size, item.root),
+        "INSERT INTO containers (kind, path, size, root) VALUES (?, CAST(? AS TEXT), ?, ?) "
+        "ON CONFLICT (path) DO UPDATE SET kind = excluded.kind, size = excluded.size, root = excluded.root",
+        (item.kind, os.fsencode(item.path), item.size, item.root),
     )
-    container = con.execute("SELECT id FROM containers WHERE path = ?", (item.path,)).fetchone()[0]
+    row = con.execute("SELECT id FROM containers WHERE path = CAST(? AS TEXT)", (os.fsencode(item.path),)).fetchone()
+    container = row[0]
     if item.kind == "reference":
         con.execute("DELETE FROM blocks WHERE container = ?", (container,))
     con.executemany(

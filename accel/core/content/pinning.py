@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,8 @@ def pin(
         InputError: nothing of that name. TransferError: it cannot be read, fetched or stored.
         UnavailableError: weights that cannot be had, or no Kubo node where one was asked for.
     """
+    if not request.what:
+        raise InputError("the name of what is to be pinned is empty", "name a model, a path or a content id")
     if _is_content(request.what):
         done = _pin_content(request, settings, begin, advance)
     else:
@@ -100,7 +102,9 @@ def _source(request: Request, report: Any) -> _Import:
     what = request.what
     if _is_path(what):
         where = Path(what.removeprefix("file://")).expanduser()
-        return _Import(importer.from_path(where), str(where), str(where.absolute()), licence=_licence(where))
+        source = importer.from_path(where)
+        notes = tuple(_leading_out(source))
+        return _Import(source, str(where), str(where.absolute()), licence=_licence(where), notes=notes)
     from accel.core import models
 
     model = models.resolve(what, refresh=request.refresh, progress=report)
@@ -109,6 +113,16 @@ def _source(request: Request, report: Any) -> _Import:
     licence = model.entry.get("licence") or model.entry.get("license") or _licence(model.folder)
     source = importer.from_files(model.folder, model.files)
     return _Import(source, model.name, model.source, model.revision, licence, model.notes)
+
+
+def _leading_out(source: importer.Source) -> Iterator[str]:
+    if source.links:
+        from accel.core.content.walk import leading_out, shown
+
+        bad = leading_out(source.links)
+        if bad:
+            more = f" and {len(bad) - 1} more links" if len(bad) > 1 else ""
+            yield f"{shown(bad[0])}{more} lead out of it or in circles, so accel fetch is going to refuse the whole"
 
 
 def _is_path(what: str) -> bool:
@@ -134,7 +148,7 @@ def _licence(folder: Path) -> str | None:
 def _pin_files(
     request: Request, item: _Import, settings: Settings, begin: Begin | None, advance: Advance | None
 ) -> Pinned:
-    size = item.source.size
+    size = item.source.total()
     if begin is not None:
         begin(size)
     with Job(settings) as job:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accel.core import paths
 from accel.core.content.cid import Cid, is_cid, parse
+from accel.core.content.disk import failed
 from accel.core.errors import InputError
 
 
@@ -46,6 +48,10 @@ class Pin:
         return data
 
 
+class AmbiguousName(InputError):
+    """Several pins have the name."""
+
+
 class Pins:
     """The pins of a store."""
 
@@ -53,12 +59,20 @@ class Pins:
         self.folder = folder
 
     def all(self) -> list[Pin]:
-        """Every pin, by name and CID."""
+        """Every pin, by name and CID.
+
+        Raises:
+            TransferError: the folder cannot be read. That is not the same as no pins: those would be collected.
+        """
         found: list[Pin] = []
-        with contextlib.suppress(FileNotFoundError):
+        try:
             for path in self.folder.iterdir():
                 if path.suffix == ".json" and is_cid(path.stem):
                     found.append(self._read(path))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise failed("read", self.folder, error) from error
         return sorted(found, key=lambda pin: (pin.name, pin.cid))
 
     def _read(self, path: Path) -> Pin:
@@ -81,16 +95,17 @@ class Pins:
         """The pin of that CID or name.
 
         Raises:
-            InputError: nothing is pinned under it, or a name that several pins have.
+            InputError: nothing is pinned under it. AmbiguousName: several pins have the name.
         """
         everything = self.all()
         if is_cid(text):
             wanted = str(parse(text))
             found = [pin for pin in everything if pin.cid == wanted]
         else:
-            found = [pin for pin in everything if pin.name == text]
+            where = os.path.abspath(text)  # noqa: PTH100 - links stay as they are
+            found = [pin for pin in everything if pin.name == text] or [p for p in everything if p.source == where]
         if len(found) > 1:
-            raise InputError(
+            raise AmbiguousName(
                 f"{text!r} is pinned {len(found)} times", "name one by its CID: " + ", ".join(p.cid for p in found)
             )
         if not found:

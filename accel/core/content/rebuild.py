@@ -22,20 +22,25 @@ _NAMES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 
 
 def lost(root: Path) -> bool:
-    """Whether there are containers and no index of them."""
-    if (root / "index.sqlite").exists():
-        return False
+    """Whether there are containers and no index of them, or an empty one."""
+    for name in _NAMES[:2]:
+        with contextlib.suppress(FileNotFoundError):
+            if (root / name).stat().st_size:
+                return False
     return any(next((root / folder).glob("*"), None) is not None for folder in ("packs", "files"))
 
 
-def rebuild(root: Path) -> list[str]:
+def rebuild(root: Path, *, sound: bool = False) -> list[str]:
     """Puts a new index in place of one that is lost or damaged and returns what a user should know.
+
+    Args:
+        sound: even in place of one that can be read, which does not know every container.
 
     Every block is hashed; damaged ones are left out, so that they count as missing. Files of the user that were pinned
     by reference are found through the record in their pin. The old index stays beside the new one.
     """
     with locks.holding(root / "gc.lock"):
-        if not lost(root):
+        if not sound and not lost(root):
             with contextlib.suppress(IndexDamaged):
                 # somebody else may have done it while this process waited
                 Index(root / "index.sqlite", check=True).close()
@@ -48,7 +53,10 @@ def rebuild(root: Path) -> list[str]:
             with contextlib.suppress(FileNotFoundError):
                 (root / name).rename(root / f"{name}.damaged-{int(time.time())}")
         new.rename(root / "index.sqlite")
-    return ["the index of the content store was damaged or lost; it was made again from the blocks", *problems]
+    return [
+        "the index of the content store was damaged or lost; it was made again from the blocks",
+        *problems,
+    ]
 
 
 def _fill(root: Path, new: Path) -> list[str]:
@@ -57,10 +65,10 @@ def _fill(root: Path, new: Path) -> list[str]:
 
     problems: list[str] = []
     with Store(root, Index(new)) as store:
-        for pack in sorted(store.packs.glob("*.car")):
+        for pack in sorted(path for path in store.packs.glob("*.car") if path.is_file()):
             found = list(_rows(pack, problems))
             store.index.add([Filled("pack", store.relative(pack), pack.stat().st_size, found)], 1)
-        for file in sorted(store.files.glob("*-*-*-*")):
+        for file in sorted(path for path in store.files.glob("*-*-*-*") if path.is_file()):
             with contextlib.suppress(AccelError):
                 cid = parse(file.name.rpartition("-")[2])
                 rows = _leaves(store, file, cid)
@@ -86,6 +94,20 @@ def adopt(store: Store) -> None:
         with locks.holding(store.root / "gc.lock"):
             for path, size in _unrecorded(store):
                 store.index.add([Filled("pack", store.relative(path), size, list(_rows(path, [])))], 1)
+
+
+def incomplete(store: Store) -> bool:
+    """Whether there are containers that the index does not know, though nobody is at work on them."""
+    from accel.core.content.leases import living
+
+    found = [*store.packs.glob("*.car"), *store.files.glob("*-*-*-*")]
+    busy = living(store.leases)
+    recorded = {row[0] for row in store.index.read("SELECT path FROM containers")}
+    return any(
+        store.relative(path) not in recorded and not any(path.name.startswith(f"{id}-") for id in busy)
+        for path in found
+        if path.is_file()
+    )
 
 
 def _unrecorded(store: Store) -> list[tuple[Path, int]]:

@@ -82,12 +82,17 @@ def verify(
 
 def _mend_index(result: Verified) -> None:
     with Store() as store:
+        from accel.core.content.rebuild import incomplete, rebuild
+
         try:
             store.index.check()
         except IndexDamaged:
-            from accel.core.content.rebuild import rebuild
-
             result.notes += rebuild(store.root)
+        else:
+            problems: list[str] = []
+            needed = reachable(store, [parse(pin.cid) for pin in Pins(store.root / "pins").all()], problems)
+            if (problems or len(store.index.known(list(needed))) < len(needed)) and incomplete(store):
+                result.notes += rebuild(store.root, sound=True)
 
 
 def _records(pins: list[Pin], result: Verified) -> None:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from accel.core.content import unixfs
 from accel.core.content.cid import Cid
 from accel.core.content.dagpb import Link, Node, damaged, decode
-from accel.core.content.folders import shard_prefix
+from accel.core.content.folders import DEEPEST, shard_prefix
 from accel.core.content.unixfs import Info, read_info
 from accel.core.errors import IncompatibleError, InputError, TransferError
 
 #: more than these is refused as an attack: a few blocks can claim to be millions of entries
 _MOST_ENTRIES = 1_000_000
 _MOST_LEAVES = 4_000_000
-_DEEPEST_FOLDER = 200
 _DEEPEST_FILE = 64
 _LONGEST_NAME = 255
 
@@ -179,8 +178,8 @@ class Walk:
                 content.is_folder = True
             elif not self._only:
                 content.folders.append(task.path)
-            if len(task.path) >= _DEEPEST_FOLDER:
-                raise damaged(f"folders are nested more than {_DEEPEST_FOLDER} deep")
+            if len(task.path) >= DEEPEST:
+                raise damaged(f"folders are nested more than {DEEPEST} deep")
             task.names = set()
             if info.kind == unixfs.T_HAMT:
                 task.fanout = info.fanout
@@ -317,11 +316,16 @@ def _check_name(name: bytes, folder: Path) -> None:
 def _check_links(content: Content) -> None:
     """Refuses symbolic links that leave the content, directly or through one another."""
     links = dict(content.links)
-    for path, target in content.links:
-        if not path:
-            raise damaged("the root is a symbolic link, which leads out of the content")
-        if not _stays_inside(path, links):
-            raise damaged(f"the link {shown(path)!r} leads out of the content, to {shown((target,))!r}")
+    if () in links:
+        raise damaged("the root is a symbolic link, which leads out of the content")
+    for path in leading_out(links):
+        target = shown((links[path],))
+        raise damaged(f"the link {shown(path)!r} leads out of the content, or in a circle, to {target!r}")
+
+
+def leading_out(links: dict[Path, bytes]) -> list[Path]:
+    """Those of the links of a tree, targets by path, that leave it or go in circles."""
+    return [path for path in links if not _stays_inside(path, links)]
 
 
 def _stays_inside(path: Path, links: dict[Path, bytes]) -> bool:

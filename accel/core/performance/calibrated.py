@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accel.core.performance.kernels import Kernel
+from accel.core.performance.kernels import LARGE, Kernel
 from accel.core.performance.operators import FUSED, Operator
 from accel.core.performance.prices import COMPILED, Price, Rates, class_of
 
@@ -31,11 +31,14 @@ _CURVES = {
 _CHEAP = ("relu", "clamp", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu")
 #: what is left of the cost of an operator that a compiled engine folds into one of this kind
 _FOLDED = {
-    "onnxruntime": {"convolution": 0.0, "normalisation": 0.5, "elementwise": 0.5, "matmul": 1.0},
-    "openvino": {"convolution": 0.0, "normalisation": 0.2, "elementwise": 0.2, "matmul": 0.1, "activation": 0.2},
+    "onnxruntime": {"convolution": 0.05, "normalisation": 0.5, "elementwise": 0.5, "matmul": 1.0},
+    "openvino": {"convolution": 0.05, "normalisation": 0.2, "elementwise": 0.2, "matmul": 0.1, "activation": 0.2},
 }
 #: a control that wanders more than this (its median over its fastest) makes intervals wider by as much
 RESTLESS = 1.08
+#: bytes from which the C library's allocator takes memory from the system anew each time (glibc's largest
+#: M_MMAP_THRESHOLD): every page of it is then faulted in; engines with an arena of their own do not
+FAULTING = 32 << 20
 #: standard deviation of the noise of a measured time, as a share of it
 NOISE = 0.04
 #: factor between two sizes at which the time is computed; between them it is interpolated, so that it never falls
@@ -105,12 +108,18 @@ class Calibrated(Rates):
                 # a chain goes there and back with as many operations either way
                 for op in kernel.operators[: 2 if kernel.chained else 1]:
                     samples.setdefault(class_of(op), []).append((op, each))
-            elif kernel.kind not in ("call", "view"):
+            elif kernel.kind not in ("call", "view") and kernel.shape != LARGE:
                 op = kernel.operators[0]
                 moved = op.bytes_read + op.bytes_written
                 curves.setdefault(kernel.kind, {})[moved] = each
         self._surfaces = {name: _Surface(found, self._overhead) for name, found in samples.items() if len(found) > 3}
         self._curves = {name: _curve(found, self._overhead) for name, found in curves.items()}
+
+        large = [s for k, s in times.items() if k.shape == LARGE and k.kind == "relu"]
+        self._faulting = 0.0
+        if large and not self._compiled and "relu" in self._curves:
+            size = 4 * math.prod(LARGE)
+            self._faulting = max(0.0, large[0] - _interpolated(self._curves["relu"], 2 * size)) / size
 
     @functools.cached_property
     def _bandwidth(self) -> float:
@@ -122,12 +131,21 @@ class Calibrated(Rates):
         """See `Rates.price`."""
         if op.kind == "view":
             return Price(self._view, "overhead")
+        found = self._priced(op)
+        size = max((t.nbytes for t in op.outputs), default=0)
+        if self._faulting and size > FAULTING:
+            return Price(found.seconds + self._faulting * size, found.bound)
+        return found
+
+    def _priced(self, op: Operator) -> Price:
         surface = self._surfaces.get(class_of(op))
         if surface is not None:
             seconds = surface.at(op)
             reading = op.parameter_bytes / self._bandwidth
             return Price(seconds, "bandwidth" if reading > 0.5 * seconds else "compute")
         seconds = self._moving(op)
+        if self._compiled and op.name.endswith("constant_pad_nd"):
+            return Price(0.0, "bandwidth")  # becomes the padding of a convolution
         if self._compiled and op.after and op.kind in FUSED:
             seconds *= _FOLDED.get(self.engine, {}).get(op.after, 1.0)
         return Price(seconds, "overhead" if seconds < 2 * self._overhead else "bandwidth")
@@ -135,6 +153,11 @@ class Calibrated(Rates):
     def _moving(self, op: Operator) -> float:
         moved = op.bytes_read + op.bytes_written
         kind = _CURVES.get(op.kind, "add")
+        if op.kind == "copy" and self._compiled:
+            kind = "relu"  # one pass: what is measured as a copy there is a transposition
+        for name in ("batch", "group"):
+            if op.name.endswith(f"{name}_norm") and f"{name}norm" in self._curves:
+                kind = f"{name}norm"
         if op.kind == "activation":
             kind = "relu" if any(word in op.name for word in _CHEAP) else "gelu"
         if kind not in self._curves:

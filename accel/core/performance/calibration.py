@@ -31,7 +31,7 @@ ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino
 #: seconds for all engines together, and what starting one takes of it
 TIME_LIMIT_S, STARTING_S = 120.0, 5.0
 #: raised when other things are measured
-VERSION = 1
+VERSION = 3
 #: how far the control may wander (its median over its fastest); beyond it the figures are refused
 TOO_RESTLESS = 1.35
 #: machines (fingerprints) whose figures are kept
@@ -69,9 +69,10 @@ def calibrate(
         UnavailableError: no engine could be measured, or the machine was too busy for every one.
     """
     done: list[Outcome] = []
-    share = limit_s / max(1, len(engines))
-    for engine in engines:
+    deadline = time.monotonic() + limit_s
+    for number, engine in enumerate(engines):
         started = time.monotonic()
+        share = (deadline - started) / (len(engines) - number)
         try:
             data = _measure(engine, threads, share - STARTING_S, progress)
         except AccelError as error:

@@ -8,6 +8,7 @@ would say.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import weakref
 from collections.abc import Iterator
@@ -158,14 +159,13 @@ class Recorder(Unbound):
     def finish(self) -> Trace:
         """The trace, with `after` filled in."""
         operators = self.trace.operators
-        for maker, takers in self._taken.items():
-            if len(takers) != 1:
-                continue
-            taker = operators[takers[0]]
-            if taker.kind in FUSED and not taker.after:
-                operators[takers[0]] = Operator(
-                    taker.kind, taker.name, "", taker.inputs, taker.outputs, taker.attributes, operators[maker].kind
-                )
+        alone = {takers[0]: maker for maker, takers in sorted(self._taken.items()) if len(takers) == 1}
+        for number in sorted(alone):
+            op, before = operators[number], operators[alone[number]]
+            if op.kind in FUSED:
+                # what follows something that was folded is folded into the same operator
+                after = before.after if before.kind in FUSED and before.after else before.kind
+                operators[number] = dataclasses.replace(op, after=after)
         return self.trace
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accel.core.performance.tracing import Tracer
 
 #: raised when the meaning of what is kept changes
-VERSION = 5
+VERSION = 7
 #: tokens that decoders generate, as `accel bench` has them do
 NEW_TOKENS = 32
 #: tokens of a text where nobody says

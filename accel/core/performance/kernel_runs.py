@@ -52,6 +52,8 @@ def torch_run(kernel: Kernel) -> Run:
             "conv1d": lambda y: slide(y, own[0], own[1], kernel.stride, pad, groups=kernel.groups),
             "attention": lambda y: f.scaled_dot_product_attention(y, y, y),
             "layernorm": lambda y: f.layer_norm(y, kernel.shape[-1:], own[0], own[1]),
+            "batchnorm": lambda y: f.batch_norm(y, own[0], own[1].abs() + 1.0, own[2], own[3]),
+            "groupnorm": lambda y: f.group_norm(y, 8, own[0], own[1]),
             "gather": lambda y: f.embedding(y, own[0]),
             "softmax": lambda y: f.softmax(y, -1),
             "gelu": lambda y: f.gelu(y),
@@ -114,6 +116,11 @@ def onnx_model(kernel: Kernel) -> bytes:
             nodes.append(helper.make_node("Attention", [last] * 3, [out]))
         elif kernel.kind == "layernorm":
             nodes.append(helper.make_node("LayerNormalization", [last, *names], [out], axis=-1))
+        elif kernel.kind == "batchnorm":
+            initialisers[-1] = numpy_helper.from_array(np.abs(own[3]) + 1.0, names[3])
+            nodes.append(helper.make_node("BatchNormalization", [last, *names], [out]))
+        elif kernel.kind == "groupnorm":
+            nodes.append(helper.make_node("GroupNormalization", [last, *names], [out], num_groups=8))
         elif kernel.kind == "gather":
             nodes.append(helper.make_node("Gather", [names[0], last], [out]))
         elif kernel.kind == "copy":

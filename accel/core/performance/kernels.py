@@ -13,6 +13,8 @@ from accel.core.performance.operators import Operator, Tensor
 
 #: the largest cache of current processors is smaller than this, so weights of a chain that long come from memory
 BEYOND_CACHE = 40 << 20
+#: a tensor of more than 32 MiB, which the allocator of the C library takes from the system and gives back every time
+LARGE = (40_000, 768)
 #: the most weights of one chain, and the most repetitions
 MOST_REPEATS = 24
 
@@ -23,7 +25,7 @@ class Kernel:
 
     Attributes:
         kind: `linear`, `bmm`, `conv2d`, `conv1d`, `attention`, `layernorm`, `softmax`, `gelu`, `relu`, `add`, `copy`,
-            `gather`, `view` (dispatch alone) or `call` (the cost of executing a graph at all).
+            `batchnorm`, `groupnorm`, `gather`, `view` (dispatch alone) or `call` (what executing any graph costs).
         shape: of its input. out: rows of the weights (features or channels that come out).
         size, stride, groups: of a convolution.
         repeat: operators in the chain.
@@ -82,6 +84,12 @@ class Kernel:
         if self.kind == "layernorm":
             last = Tensor(shape[-1:], 4, True)
             return _op("normalisation", (source, last, last), shape)
+        if self.kind == "batchnorm":
+            channels = (Tensor(shape[1:2], 4, True),) * 4
+            return _op("normalisation", (source, *channels), shape, name="aten::native_batch_norm")
+        if self.kind == "groupnorm":
+            channels = (Tensor(shape[1:2], 4, True),) * 2
+            return _op("normalisation", (source, *channels), shape, name="aten::native_group_norm")
         if self.kind == "add":
             return _op("elementwise", (source, source), shape, name="aten::add")
         kind = {"gelu": "activation", "relu": "activation"}.get(self.kind, self.kind)
@@ -123,20 +131,25 @@ def kernels() -> list[Kernel]:
     for rows in (1024, 8, 8192, 128):
         found += [Kernel(kind, (rows, 768)) for kind in ("layernorm", "softmax", "gelu", "relu", "add", "copy")]
         found.append(Kernel("gather", (rows, 768), 30000))
+    for kind in ("batchnorm", "groupnorm"):
+        found += [Kernel(kind, (1, 32, side, side)) for side in (14, 56, 112, 336)]
+    found.append(Kernel("relu", LARGE))
     found += [_linear(rows, 768, 3072) for rows in (1, 4, 16, 48, 128, 400, 1024)]
     found += [
         Kernel("attention", (batch, heads, length, size), repeat=2)
         for batch, heads, length, size in (
             (1, 12, 128, 64), (8, 12, 128, 64), (1, 12, 512, 64), (1, 6, 197, 64), (8, 12, 197, 64), (1, 12, 32, 64),
-            (1, 8, 1024, 64), (1, 6, 1500, 64),
+            (1, 8, 1024, 64), (1, 6, 1500, 64), (8, 12, 128, 32),
         )
     ]  # fmt: skip
     found += [Kernel("bmm", (12, 128, 64), 128), Kernel("bmm", (96, 197, 64), 197), Kernel("bmm", (12, 1, 64), 144)]
     found += _convolutions(1)
     for inner, out in ((384, 1536), (768, 768), (2048, 512), (256, 256), (576, 1536)):
         found += [_linear(rows, inner, out) for rows in (1, 16, 128, 1024)]
-    found += [_linear(1, 768, 32000), _linear(64, 768, 768), _linear(256, 1024, 1024), _linear(8, 512, 2048)]
-    return [*found, _linear(3200, 768, 3072), *_convolutions(8)]
+    found += [_linear(rows, 768, 32000) for rows in (1, 4, 16)]
+    found += [_linear(rows, 384, 384) for rows in (16, 128, 1024)]
+    found += [_linear(64, 768, 768), _linear(256, 1024, 1024), _linear(8, 512, 2048)]
+    return [*found, _linear(3200, 768, 3072), _linear(4096, 384, 1536), _linear(4096, 768, 768), *_convolutions(8)]
 
 
 def _convolutions(batch: int) -> list[Kernel]:

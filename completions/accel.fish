@@ -69,6 +69,8 @@ complete -c accel -n "__accel_at '/compat'" -l batch -x -a 'auto' -d 'Inputs exe
 complete -c accel -n "__accel_at '/compat'" -l seq -x -d 'Tokens of a text, or samples of a sound.'
 complete -c accel -n "__accel_at '/compat'" -l memory-limit -x -d 'Memory it may take, such as 8GB.'
 complete -c accel -n "__accel_at '/compat'" -l latency -x -d 'The longest it may take, such as 50ms.'
+complete -c accel -n "__accel_at '/compat'" -l plan -d 'Place the models on the devices, with fallbacks; needs OR-tools.'
+complete -c accel -n "__accel_at '/compat'" -l operators -d 'Ask the engines about every operator; exports the model if need be.'
 complete -c accel -n "__accel_at '/compat'" -l task -x -d 'Instead of the model\'s own task.'
 complete -c accel -n "__accel_at '/compat'" -l max-new-tokens -x -d 'Tokens that decoders generate.'
 complete -c accel -n "__accel_at '/compat'" -l steps -x -d 'Steps of diffusion models.'

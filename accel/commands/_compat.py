@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
+from accel.commands import _compat_plan
 from accel.output import Output, human_bytes
 
 if TYPE_CHECKING:
@@ -14,24 +14,53 @@ if TYPE_CHECKING:
 SCHEMA = "accel.compat/1"
 
 
-def matrix(output: Output, request: Request) -> None:
-    """Judges and prints.
+def matrix(output: Output, request: Request, *, planned: bool) -> None:
+    """Judges and prints, and places the models if that is asked for.
 
     Raises:
-        IncompatibleError: a model runs on none of the devices; after everything was printed.
+        IncompatibleError: a model runs on none of the devices, or there is no plan; after everything was printed.
+        UnavailableError: a plan needs OR-tools.
     """
     from accel.core.compatibility.matrix import compatibility
     from accel.core.errors import IncompatibleError
 
+    plan = None
+    if planned:
+        from accel.core.compatibility.placing import solver
+
+        solver()
     report = compatibility(request, output.step)
     output.step("")
-    data = {"schema": SCHEMA, "cells": [_record(report, cell) for cell in report.cells], "lost": report.lost}
+    if planned:
+        from accel.core.compatibility import planning
+
+        plan = planning.plan(report)
+    data = {
+        "schema": SCHEMA,
+        "cells": [_record(report, cell) for cell in report.cells],
+        "lost": report.lost,
+        "plan": None if plan is None else _compat_plan.record(plan),
+    }
     quiet = "\n".join(f"{cell.model}\t{cell.device}\t{cell.verdict}" for cell in report.cells)
-    output.result(data, lambda: _show(output, report), quiet)
+    if plan is not None:
+        quiet = "\n".join(f"{model}\t{device}" for model, device in plan.placement.at.items())
+
+    def human() -> None:
+        _show(output, report)
+        if plan is not None:
+            _compat_plan.show(output, plan)
+
+    output.result(data, human, quiet)
     if report.lost:
         names = ", ".join(report.lost)
         where = ", ".join(target.id for target in report.targets)
         raise IncompatibleError(f"{names} can run on none of {where}", "name other devices (--hw) or raise the limits")
+    if plan is not None and not plan.placement.at:
+        raise IncompatibleError(
+            "the models cannot all be placed",
+            "raise one of the limits named above",
+            {"conflict": plan.placement.conflict},
+        )
 
 
 def _record(report: Report, cell: Cell) -> dict[str, Any]:
@@ -56,6 +85,7 @@ def _record(report: Report, cell: Cell) -> dict[str, Any]:
         "memory_basis": None,
         "requirements": [],
         "reasons": cell.reasons,
+        "change": None,
         "other_ways": [_way(one) for one in cell.others],
     }
     if judged is not None:
@@ -75,6 +105,22 @@ def _record(report: Report, cell: Cell) -> dict[str, Any]:
                 {"kind": r.kind, "met": r.met, "probability": r.probability, "reason": r.reason}
                 for r in judged.requirements
             ],
+        }
+    if cell.change is not None:
+        changed = cell.change
+        way = changed.judgement.way
+        found["change"] = {
+            "kinds": list(changed.kinds),
+            "words": changed.words,
+            "command": changed.command,
+            "engine": way.engine,
+            "precision": way.precision,
+            "batch": way.batch,
+            "seq": way.length,
+            "max_new_tokens": way.new_tokens,
+            "score": changed.judgement.score,
+            "memory_bytes": changed.judgement.need.resident,
+            "private_bytes": changed.judgement.need.private,
         }
     return found
 
@@ -122,13 +168,10 @@ def _reasons(output: Output, cell: Cell) -> None:
         shown = [r.reason for r in judged.failing]
     by = "" if judged is None else f", {judged.way.engine}"
     for reason in shown:
-        _wrapped(output, f"{cell.model} on {cell.device}{by}: {reason}")
-
-
-def _wrapped(output: Output, text: str) -> None:
-    """A line that fits the terminal, further ones set in."""
-    for line in textwrap.wrap(text, output.width, subsequent_indent="  ", break_on_hyphens=False):
-        output.line(line)
+        _compat_plan.wrapped(output, f"{cell.model} on {cell.device}{by}: {reason}")
+    if cell.change is not None:
+        _compat_plan.wrapped(output, f"  runs {cell.change.words}:")
+        output.line(f"  {cell.change.command}")
 
 
 def _time(seconds: float) -> str:

@@ -27,6 +27,12 @@ def compat(
     latency: Annotated[
         str | None, typer.Option("--latency", metavar="TIME", help="The longest it may take, such as 50ms.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Place the models on the devices, with fallbacks; needs OR-tools.")
+    ] = False,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Ask the engines about every operator; exports the model if need be.")
+    ] = False,
     task: Annotated[str | None, typer.Option("--task", help="Instead of the model's own task.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens that decoders generate.")] = 32,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of diffusion models.")] = None,
@@ -59,5 +65,6 @@ def compat(
         new_tokens=max_new_tokens,
         steps=steps,
         trust_remote_code=trust_remote_code,
+        operators=operators,
     )
-    _compat.matrix(output, request)
+    _compat.matrix(output, request, planned=plan)

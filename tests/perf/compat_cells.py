@@ -67,7 +67,7 @@ JUDGED: dict[str, tuple[str, dict[str, Any]]] = {
                                    "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024}),
     "llava-x": ("tiny-llava", {}),
 }  # fmt: skip
-BATCHES = (1, 4, 16)
+BATCHES = (1, 16)
 #: cells that would hold the machine up for long
 TOO_LONG = ("wav2vec2", "whisper", "llava")
 

@@ -14,25 +14,33 @@ from accel.core.compatibility.supply import of_host
 from accel.core.compatibility.targets import Target
 from accel.core.cpu import limits
 from accel.core.errors import AccelError
-from accel.core.performance import predict
+from accel.core.performance import graphs, predict
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.predict import Prediction
 from accel.core.registry import engine as engine_named
 from accel.core.types import GraphSpec, Model, Recipe
 
-#: the graph of a workload by batch and length
-Sized = Callable[[int, int | None], OperatorGraph]
+#: the graph of a workload by batch, length and new tokens
+Sized = Callable[[int, int | None, int], OperatorGraph]
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a workload is run: the options of `accel run` that decide what it needs."""
+    """How a workload is run: what decides what it needs.
+
+    Attributes:
+        length: of the inputs; None for the default of the model.
+        new_tokens: that a decoder generates at most.
+        prepared: it is prepared beforehand, without a limit of memory.
+    """
 
     engine: str
     precision: str = "fp32"
     batch: int = 1
     length: int | None = None
+    new_tokens: int = graphs.NEW_TOKENS
     threads: int = 0
+    prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,18 @@ def recipe_of(graph: OperatorGraph) -> Recipe:
     return Recipe(graph.family, graph.task, {name: GraphSpec(name, (), (), cache) for name in graph.graphs}, {})
 
 
-def judge(model: Model, graph: OperatorGraph, target: Target, way: Way, bounds: Bounds) -> Judgement:
+def judge(
+    model: Model, graph: OperatorGraph, target: Target, way: Way, bounds: Bounds, covered: Requirement | None = None
+) -> Judgement:
     """Looks at one way.
 
     Args:
-        graph: of the way's batch and length.
+        graph: of the way's batch, length and new tokens.
+        covered: what the engine said about the model's operators, where it was asked.
     """
     threads = way.threads or (limits()[1] if target.present else 1)
     wanted = need.of(graph, way.engine, way.precision, target.platform, threads)
-    found = _facts(graph, target, way)
+    found = [*_facts(graph, target, way), *([covered] if covered else [])]
     if any(not one.met for one in found):
         return Judgement(way, wanted, tuple(found))
     found += _memory(model, target, way, wanted, bounds)
@@ -153,7 +164,8 @@ def _memory(model: Model, target: Target, way: Way, wanted: Need, bounds: Bounds
             found.append(amount("host", wanted.host, wanted.host_bound, host.free, reason))
     if wanted.preparing and target.present and not _ready(model, target, way):
         free = target.supply.free if target.platform in ("cpu", "openvino") else of_host().free
-        most_of = min((v for v in (free, bounds.memory) if v is not None), default=math.inf)
+        limit = None if way.prepared else bounds.memory
+        most_of = min((v for v in (free, limit) if v is not None), default=math.inf)
         reason = f"the first run also prepares the model, which takes {_gib(wanted.preparing)} once"
         found.append(amount("preparing", wanted.preparing, wanted.preparing_bound, most_of, reason))
     return found

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from accel.core.compatibility import operators
+from accel.core.compatibility.changes import Change, command, smallest
 from accel.core.compatibility.judging import Bounds, Judgement, Sized, Way, judge
+from accel.core.compatibility.requirements import Requirement, fact
 from accel.core.compatibility.targets import Target, engines_of, find
 from accel.core.errors import AccelError, InputError
 from accel.core.performance import graphs, profiling
+from accel.core.performance.operators import OperatorGraph
 from accel.core.types import Model
 
 RUNS, CHANGED, NOT = "runs", "runs with changes", "does not"
@@ -32,6 +35,7 @@ class Request:
     new_tokens: int = graphs.NEW_TOKENS
     steps: int | None = None
     trust_remote_code: bool = False
+    operators: bool = False
 
     @property
     def bounds(self) -> Bounds:
@@ -47,6 +51,7 @@ class Cell:
         judgement: of the best way as asked; None where the model itself cannot be looked at.
         problem: why not.
         others: the other ways as asked.
+        change: the smallest one after which it runs. command: of `accel run`, for the way as asked.
     """
 
     model: str
@@ -55,6 +60,8 @@ class Cell:
     judgement: Judgement | None = None
     problem: AccelError | None = None
     others: tuple[Judgement, ...] = ()
+    change: Change | None = None
+    command: str = ""
 
     @property
     def score(self) -> float:
@@ -63,9 +70,11 @@ class Cell:
 
     @property
     def confidence(self) -> float:
-        """The probability that the verdict is right."""
+        """The probability that what the verdict says holds: it runs, it runs once changed, or it does not run."""
         if self.judgement is None:
             return 1.0
+        if self.change is not None:
+            return self.change.judgement.score
         return self.score if self.verdict == RUNS else 1.0 - self.score
 
     @property
@@ -114,39 +123,60 @@ def compatibility(request: Request, show: Callable[[str], None] = lambda _: None
         try:
             model = graphs.resolve(name, request.task, request.revision, code=request.trust_remote_code)
             sized = _sized(model, request, show)
-            sized(request.batch, request.length)
+            sized(request.batch, request.length, request.new_tokens)
         except AccelError as error:
             if len(set(request.models)) == 1 and error.exit_code != 4:
                 raise
             report.cells += [Cell(name, target.id, NOT, None, error) for target in report.targets]
             continue
-        report.cells += [_cell(model, sized, target, request) for target in report.targets]
+        report.cells += [_cell(model, sized, target, request, show) for target in report.targets]
     return report
 
 
 def _sized(model: Model, request: Request, show: Callable[[str], None]) -> Sized:
-    known: dict[tuple[int, int | None], Any] = {}
+    known: dict[tuple[int, int | None, int], OperatorGraph] = {}
 
-    def at(batch: int, length: int | None) -> Any:
-        if (batch, length) not in known:
-            known[batch, length] = graphs.graph_of(model, batch, length, request.new_tokens, show, request.steps)
-        return known[batch, length]
+    def at(batch: int, length: int | None, new_tokens: int) -> OperatorGraph:
+        key = (batch, length, new_tokens)
+        if key not in known:
+            known[key] = graphs.graph_of(model, batch, length, new_tokens, show, request.steps)
+        return known[key]
 
     return at
 
 
-def _cell(model: Model, sized: Sized, target: Target, request: Request) -> Cell:
-    graph = sized(request.batch, request.length)
-    ways = [
-        judge(model, graph, target, Way(name, request.precision, request.batch, request.length), request.bounds)
-        for name in engines_of(target, request.engines)
-    ]
+def _cell(model: Model, sized: Sized, target: Target, request: Request, show: Callable[[str], None]) -> Cell:
+    graph = sized(request.batch, request.length, request.new_tokens)
+    engines = engines_of(target, request.engines)
+    covered = {name: _covered(model, name, target, request, show) for name in engines}
+    ways = []
+    for name in engines:
+        way = Way(name, request.precision, request.batch, request.length, request.new_tokens)
+        ways.append(judge(model, graph, target, way, request.bounds, covered[name]))
     if not ways:
         problem = InputError(f"no engine for {target.id} is installed", "accel detect tells what is missing")
         return Cell(model.name, target.id, NOT, None, problem)
     ways.sort(key=_rank)
     best = ways[0]
-    return Cell(model.name, target.id, RUNS if best.runs else NOT, best, None, tuple(ways[1:]))
+    cell = Cell(model.name, target.id, RUNS if best.runs else NOT, best, None, tuple(ways[1:]))
+    cell.command = command(model, target, best.way, request.bounds, request.revision)
+    if not best.runs:
+        usable = [name for name in engines_of(target, ()) if covered.get(name) is None or covered[name].met]  # type: ignore[union-attr]
+        cell.change = smallest(model, sized, target, best.way, usable, request.bounds, request.revision)
+        if cell.change is not None:
+            cell.verdict = CHANGED
+    return cell
+
+
+def _covered(
+    model: Model, name: str, target: Target, request: Request, show: Callable[[str], None]
+) -> Requirement | None:
+    """What the engine says about the operators, if it can be asked without much ado or the user wants that."""
+    try:
+        found = operators.ask(model, name, target.id, export=request.operators, show=show)
+    except AccelError as error:
+        return fact("operators", False, error.message)
+    return None if found is None else found.requirement(name, target.platform)
 
 
 def _rank(one: Judgement) -> tuple[bool, float, float]:

@@ -24,16 +24,21 @@ export async function load(build, threads) {
   }
 }
 
-// Runs a function with what ONNX Runtime writes to the console kept in place of shown.
+// What is written to the console goes here while somebody listens. ONNX Runtime takes hold of the console's functions
+// once, when it starts, so they are exchanged before that and stay exchanged.
+let heard = null;
+for (const name of ["log", "info", "debug", "warn", "error"]) {
+  const write = console[name].bind(console);
+  console[name] = (...words) => (heard ? heard.push(words.join(" ")) : write(...words));
+}
+
 async function listening(work) {
   const lines = [];
-  const names = ["log", "info", "debug", "warn", "error"];
-  const before = Object.fromEntries(names.map((name) => [name, console[name]]));
-  for (const name of names) console[name] = (...words) => lines.push(words.join(" "));
+  heard = lines;
   try {
     return [await work(), lines];
   } finally {
-    Object.assign(console, before);
+    heard = null;
   }
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -24,8 +23,15 @@ MODEL = ("all-minilm", "--input", "hello world")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the model is prepared once."""
     folder = tmp_path_factory.mktemp("web-home")
+    (folder / "tmp").mkdir()
     share_runtime(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def temporary(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for profiles that no other test uses."""
+    monkeypatch.setenv("TMPDIR", str(home / "tmp"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def expected(home: Path) -> Any:
 
 
 def leftovers() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("accel-browser-*"))
+    return set(Path(os.environ["TMPDIR"]).glob("accel-browser-*"))
 
 
 PLACES = [("cpu", "chromium"), ("webgpu:chromium", "chromium"), ("webgpu:firefox", "firefox"), ("webnn", "shell")]

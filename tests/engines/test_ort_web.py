@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,11 @@ def test_webnn_takes_no_growing_cache() -> None:
 
 
 def kill(session: Any) -> None:
-    """Kills the browser that a session's page is in."""
+    """Kills the browser that a session's page is in; its page may answer one more call before it follows."""
     os.kill(main_process(session._page.pid), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while session._page._launched.running and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def test_a_killed_browser_is_replaced_once(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import select
@@ -31,12 +30,10 @@ class BiDi(Control):
         self.call("session.new", max(0.1, deadline - time.monotonic()), capabilities={})
 
     def _port(self, deadline: float) -> int:
-        said = self._launched.profile / "said.txt"
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                found = _LISTENING.search(said.read_text("utf-8", "replace"))
-                if found:
-                    return int(found[2])
+            found = _LISTENING.search(self._launched.output())
+            if found:
+                return int(found[2])
             if not self._launched.running:
                 raise BrowserLost(f"it ended: {self._launched.said()}")
             time.sleep(0.02)

@@ -112,6 +112,8 @@ class Launched:
         self.browser = browser
         self.profile = Path(tempfile.mkdtemp(prefix="accel-browser-"))
         self.pipes: tuple[int, int] | None = None
+        # nowhere in the profile, which may be gone before anybody asks
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the browser
         theirs = (-1, -1)
         try:
             (self.profile / "tmp").mkdir()
@@ -127,7 +129,7 @@ class Launched:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=(self.profile / "said.txt").open("wb"),
+                stderr=self._said,
                 env=self._environment(),
                 pass_fds=[fd for fd in theirs if fd >= 0],
                 # a Ctrl-C of the terminal is for accel, which then ends the browser
@@ -161,14 +163,17 @@ class Launched:
         """Process id of the guardian, whose children the browser's processes are."""
         return self._guardian.pid
 
+    def output(self) -> str:
+        """What the browser wrote to its standard error so far; nothing once it was closed."""
+        if self._said.closed:
+            return ""
+        return os.pread(self._said.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
     def said(self) -> str:
-        """What the browser wrote to its standard error, its last line of substance."""
-        with contextlib.suppress(OSError):
-            text = (self.profile / "said.txt").read_text("utf-8", "replace")
-            # a browser without a desktop complains of that all the time
-            lines = [line.strip() for line in text.splitlines() if line.strip() and "dbus/" not in line]
-            return lines[-1][:200] if lines else ""
-        return ""
+        """The last line of substance that the browser wrote."""
+        # a browser without a desktop complains of that all the time
+        lines = [line.strip() for line in self.output().splitlines() if line.strip() and "dbus/" not in line]
+        return lines[-1][:200] if lines else ""
 
     def close(self) -> None:
         """Ends the browser and removes its profile. Safe to call twice."""
@@ -184,6 +189,7 @@ class Launched:
         except subprocess.TimeoutExpired:
             self._guardian.kill()
             self._guardian.wait()
+        self._said.close()
         self._remove()
 
     def _remove(self) -> None:

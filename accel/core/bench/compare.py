@@ -158,8 +158,14 @@ def machine_change(outcomes: Sequence[Outcome], baseline: Baseline) -> tuple[flo
 
 
 def clear(found: Comparison, threshold: float) -> bool:
-    """Whether the stored numbers already show that a cell is not slower than the threshold."""
-    return found.ratio is not None and found.ratio.high is not None and found.ratio.high <= threshold
+    """Whether the stored numbers already show that a cell is not slower than the threshold.
+
+    One that looks faster by as much is not clear: it may be the baseline that was measured on a machine that was busy.
+    """
+    ratio = found.ratio
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return False
+    return ratio.high <= threshold and ratio.low >= 1.0 / threshold
 
 
 def doubtful(found: Comparison, threshold: float) -> bool:

@@ -171,6 +171,13 @@ def test_what_is_slower_faster_and_the_same() -> None:
         assert found.ratio.value == pytest.approx(factor, abs=0.01)
 
 
+def test_what_looks_much_faster_is_not_clear() -> None:
+    """A baseline of a busy machine would hide a slowdown."""
+    for ratio, is_clear in (((0.99, 1.01), True), ((0.17, 0.58), False), ((0.99, 1.05), False), ((None, 1.0), False)):
+        found = compare.Comparison("k", "undecided", compare.statistics.Ratio(1.0, *ratio))
+        assert compare.clear(found, 1.03) is is_clear
+
+
 def test_what_is_not_known_well_enough_fails_nothing() -> None:
     (found,) = stored([outcome(0.0105, seed=1, spread=0.5, count=30)], [outcome(0.010, spread=0.5, count=30)]).values()
     assert found.word == "undecided"

@@ -85,11 +85,11 @@ class Kernel:
             last = Tensor(shape[-1:], 4, True)
             return _op("normalisation", (source, last, last), shape)
         if self.kind == "batchnorm":
-            channels = (Tensor(shape[1:2], 4, True),) * 4
-            return _op("normalisation", (source, *channels), shape, name="aten::native_batch_norm")
+            channel = Tensor(shape[1:2], 4, True)
+            return _op("normalisation", (source, *[channel] * 4), shape, name="aten::native_batch_norm")
         if self.kind == "groupnorm":
-            channels = (Tensor(shape[1:2], 4, True),) * 2
-            return _op("normalisation", (source, *channels), shape, name="aten::native_group_norm")
+            channel = Tensor(shape[1:2], 4, True)
+            return _op("normalisation", (source, channel, channel), shape, name="aten::native_group_norm")
         if self.kind == "add":
             return _op("elementwise", (source, source), shape, name="aten::add")
         kind = {"gelu": "activation", "relu": "activation"}.get(self.kind, self.kind)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ MODEL = ("all-minilm", "--input", "hello world")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the model is prepared once."""
     folder = tmp_path_factory.mktemp("web-home")
-    (folder / "tmp").mkdir()
     share_runtime(folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
-def temporary(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder for profiles that no other test uses."""
-    monkeypatch.setenv("TMPDIR", str(home / "tmp"))
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder for profiles that no other test uses; its name is short enough for a browser."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="web-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from accel.core.errors import UnavailableError
 
 #: seconds that the guardian may take to kill a browser and remove its profile
 ENDING_S = 10.0
+#: bytes of a folder's path that leave room for the profile's name and that of Chromium's socket in it
+_LONGEST = 32
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 #: nothing of these is wanted: no talk to the vendor, no questions, no extensions
 _CHROMIUM = (
@@ -65,6 +67,16 @@ _FIREFOX: dict[str, object] = {
 }
 
 
+def short_folder(chosen: str | None = None) -> str:
+    """The folder for profiles: the system's for temporary files, or `/tmp` where its name is too long.
+
+    Chromium makes a socket in it and crashes when the path has more than the 107 bytes that a socket's name may have.
+    """
+    folder = chosen or tempfile.gettempdir()
+    too_long = len(os.fsencode(folder)) > _LONGEST
+    return "/tmp" if too_long and os.access("/tmp", os.W_OK | os.X_OK) else folder
+
+
 def unsandboxed() -> bool:
     """Whether browsers have to run without their sandbox here: Chromium refuses to start as root with it."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
@@ -110,7 +122,7 @@ class Launched:
 
     def __init__(self, browser: Browser, *, gpu: bool = True, headless: bool = True) -> None:
         self.browser = browser
-        self.profile = Path(tempfile.mkdtemp(prefix="accel-browser-"))
+        self.profile = Path(tempfile.mkdtemp(prefix="accel-browser-", dir=short_folder()))
         self.pipes: tuple[int, int] | None = None
         # nowhere in the profile, which may be gone before anybody asks
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the browser

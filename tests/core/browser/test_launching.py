@@ -17,7 +17,7 @@ from accel.core.browser.finding import Browser
 from accel.core.browser.launching import Launched, arguments
 from accel.core.browser.pages import Page
 from accel.core.errors import UnavailableError
-from tests.browsers import browsers_of
+from tests.browsers import browser, browsers_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,8 +49,8 @@ def test_close_kills_everything_and_removes_the_profile(tmp_path: Path) -> None:
     """Children too that made themselves sessions of their own, and ignore signals."""
     stubborn = tmp_path / "stubborn"
     stubborn.write_text(f"trap '' TERM HUP INT; echo $$ >{tmp_path}/child; sleep 1000")
-    browser = script(tmp_path, f"setsid sh {stubborn} & sleep 1000")
-    launched = Launched(browser)
+    found = script(tmp_path, f"setsid sh {stubborn} & sleep 1000")
+    launched = Launched(found)
     assert wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip())
     child = int((tmp_path / "child").read_text())
     assert launched.profile.is_dir()
@@ -63,12 +63,12 @@ def test_close_kills_everything_and_removes_the_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_accel_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
-    browser = script(tmp_path, "sleep 1000")
+    found = script(tmp_path, "sleep 1000")
     program = f"""
 import time
 from accel.core.browser.finding import Browser
 from accel.core.browser.launching import Launched
-launched = Launched(Browser("chromium", {browser.path!r}, None))
+launched = Launched(Browser("chromium", {found.path!r}, None))
 print(launched.profile, launched.pid, flush=True)
 time.sleep(1000)
 """
@@ -112,7 +112,7 @@ def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:
 
 
 def test_no_profile_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    browser = script(tmp_path, "sleep 1000")
+    found = script(tmp_path, "sleep 1000")
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -120,16 +120,16 @@ def test_no_profile_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(launching.subprocess, "Popen", full)
     before = set(Path(launching.tempfile.gettempdir()).glob("accel-browser-*"))
     with pytest.raises(UnavailableError, match="No space left"):
-        Launched(browser)
+        Launched(found)
     assert set(Path(launching.tempfile.gettempdir()).glob("accel-browser-*")) == before
 
 
 def test_the_sandbox_is_kept_unless_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    browser = Browser("chromium", "/usr/bin/chromium", None)
+    found = Browser("chromium", "/usr/bin/chromium", None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "--no-sandbox" not in arguments(browser, tmp_path, gpu=True)
+    assert "--no-sandbox" not in arguments(found, tmp_path, gpu=True)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert "--no-sandbox" in arguments(browser, tmp_path, gpu=True)
+    assert "--no-sandbox" in arguments(found, tmp_path, gpu=True)
 
 
 def test_nothing_is_given_away_on_the_command_line(tmp_path: Path) -> None:
@@ -139,3 +139,16 @@ def test_nothing_is_given_away_on_the_command_line(tmp_path: Path) -> None:
     assert "--remote-debugging-port" not in line
     assert "--disable-extensions" in line
     assert f"--user-data-dir={tmp_path}" in line
+
+
+def test_a_long_path_of_temporary_files_crashes_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setattr(launching.tempfile, "tempdir", str(long))
+    page = Page(browser("chromium"), "wasm")
+    try:
+        assert page.call("echo")[1] == {}
+    finally:
+        page.close()
+    assert launching.short_folder("/tmp") == "/tmp"
+    assert launching.short_folder(str(long)) == "/tmp"

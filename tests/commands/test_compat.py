@@ -126,6 +126,20 @@ def test_the_change_that_is_printed_runs(shared: Path, small: Path) -> None:
     assert (answer["engine"], answer["precision"]) == (cell["change"]["engine"], cell["change"]["precision"])
 
 
+def test_preparing_takes_more_than_running(shared: Path, tmp_path: Path) -> None:
+    """A limit that holds for the run and not for the export: prepared first, it runs under the limit as printed."""
+    path = folder(tmp_path, "fresh")
+    (cell,) = cells(path, "--hw", "cpu", "--engine", "onnxruntime", "--memory-limit", "500MB", home=shared)
+    assert cell["verdict"] == "runs with changes" and cell["change"]["kinds"] == ["prepared"]
+    first, last = cell["change"]["command"].split(" && ")
+    assert "--memory-limit" not in first and last.endswith("--memory-limit 500000000")
+    for command in (first, last):
+        done = accel(*shlex.split(command)[1:], home=shared)
+        assert done.returncode == 0, done.stderr
+    (again,) = cells(path, "--hw", "cpu", "--engine", "onnxruntime", "--memory-limit", "500MB", home=shared)
+    assert again["verdict"] == "runs"
+
+
 def test_plan(shared: Path, small: Path) -> None:
     """Where it goes, how it is run there, where else, and what if that is lost."""
     pytest.importorskip("ortools", reason="the planning extra is not installed")

@@ -25,8 +25,8 @@ from accel.core.performance import graphs, learning
 from accel.core.performance.memory import parts
 from tests.perf.compat_cells import ENGINES, FITTED, JUDGED, TOKENS, cells, length_of, make, prepare, run
 
-#: limits around the predicted need that every workload is run under
-FACTORS = (0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.5, 2.0)
+#: limits that every workload is run under, as multiples of its predicted need: half to twice, evenly on a logarithm
+FACTORS = tuple(2 ** (k / 4) for k in range(-4, 5))
 #: the least that a bound is above its line: peaks of one and the same process differ by as much
 LEAST_BOUND = math.log(1.05)
 

@@ -24,6 +24,10 @@ DATA = Path(__file__).resolve().parent.parent.parent / "data" / "compatibility.j
 STACK = 8 << 20
 #: one-sided bounds of each part where nothing was measured: weights are known, what libraries add is not
 ASSUMED = {"runtime": 1.5, "dense": 1.05, "tables": 1.05, "activations": 1.6, "cache": 1.15}
+#: by how much the bound is wider for a precision that the lines were not measured in
+OTHER_PRECISION = 1.3
+#: copies of the weights that an export has at one time beside the model, and how far the sum may be off
+EXPORT_COPIES, PREPARING_BOUND = 3, 1.3
 #: platforms whose memory is the machine's own
 ON_HOST = ("cpu", "openvino", "mps", "webgpu", "webnn", "qualcomm")
 
@@ -75,11 +79,13 @@ def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads
     if processor and known is not None:
         resident, resident_bound = _on_line(known["resident"], amounts)
         private, private_bound = _on_line(known["private"], amounts)
+        if precision != "fp32":  # what was measured is fp32
+            resident_bound, private_bound = (int(OTHER_PRECISION * bound) for bound in (resident_bound, private_bound))
         stacks = STACK * max(0, threads - known["threads"])
         preparing, preparing_bound = _preparing(graph, engine, threads)
         return Need(
             resident, resident_bound, private + stacks, private_bound + stacks, preparing, preparing_bound, 0, 0,
-            weights, "measured",
+            weights, "measured" if precision == "fp32" else "assumed",
         )  # fmt: skip
     line = UNMEASURED.get(engine, UNMEASURED["torch-compile"]) if platform in ON_HOST else UNMEASURED["accelerator"]
     if processor:
@@ -99,13 +105,20 @@ def _on_line(line: dict[str, Any], amounts: dict[str, float]) -> tuple[int, int]
 
 
 def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, int]:
-    """Private memory of the process that exports a model, which every engine but torch starts from."""
-    known = lines().get("preparing", {}).get(engine)
-    if known is None:
+    """Private memory of the process that exports a model, which every engine but torch starts from.
+
+    It holds the model as torch does, and copies of its weights: an assumption, checked on a single model.
+    """
+    if engine.startswith("torch"):
         return 0, 0
-    total, bound = _on_line(known, parts(graph))
-    stacks = STACK * max(0, threads - known["threads"])
-    return total + stacks, bound + stacks
+    amounts = parts(graph)
+    torch = lines().get("engines", {}).get("torch")
+    if torch is None:
+        loaded = memory_of(graph, "torch").total
+    else:
+        loaded = _on_line(torch["private"], amounts)[0] + STACK * max(0, threads - torch["threads"])
+    total = loaded + EXPORT_COPIES * int(amounts["dense"] + amounts["tables"])
+    return total, int(PREPARING_BOUND * total)
 
 
 def _loading(graph: OperatorGraph, precision: str) -> tuple[int, int]:

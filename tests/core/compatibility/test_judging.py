@@ -33,7 +33,7 @@ def test_it_runs_where_everything_is_met() -> None:
 
 def test_memory_that_is_not_free() -> None:
     """The same device with little left."""
-    judged = judge(MODEL, graph(), target(free=200 * MIB), Way("onnxruntime"), Bounds())
+    judged = judge(MODEL, graph(), target(free=100 * MIB), Way("onnxruntime"), Bounds())
     assert "memory" in kinds(judged) and judged.score < 0.05
 
 

@@ -44,7 +44,7 @@ def _start(command: list[str], pipes: tuple[int, int]) -> int:
             os.closerange(10, 64)
         os.execv(command[0], command)
     except OSError as error:
-        print(f"guardian: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
     os._exit(127)
 
 

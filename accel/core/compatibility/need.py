@@ -2,8 +2,9 @@
 
 On a processor two amounts count: *resident* memory is what the machine has to have free; *private* memory is what
 `accel run --memory-limit` bounds, which weights that are mapped from a file do not count towards and the stacks of
-threads do. Both are lines through measured peaks of processes (`accel/data/compatibility.json`, written by
-`tests/perf/test_compat.py`), and their bounds come from models that had no part in the line. Other devices have a
+threads do. Both are lines through measured peaks of processes, shifted by family (`accel/data/compatibility.json`,
+written by `tests/perf/test_compat.py`); a bound is above all peaks of its family, for a family that was not measured
+above what the line through the other families missed by. Other devices have a
 stated assumption for each part instead: no measurement of this project.
 """
 
@@ -77,8 +78,8 @@ def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads
     known = lines().get("engines", {}).get(engine)
     processor = platform in ("cpu", "openvino")
     if processor and known is not None:
-        resident, resident_bound = _on_line(known["resident"], amounts)
-        private, private_bound = _on_line(known["private"], amounts)
+        resident, resident_bound = _on_line(known["resident"], amounts, graph.family)
+        private, private_bound = _on_line(known["private"], amounts, graph.family)
         if precision != "fp32":  # what was measured is fp32
             resident_bound, private_bound = (int(OTHER_PRECISION * bound) for bound in (resident_bound, private_bound))
         stacks = STACK * max(0, threads - known["threads"])
@@ -99,9 +100,12 @@ def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads
     return Need(total, bound, total, bound, preparing, preparing_bound, host, host_bound, weights, "assumed")
 
 
-def _on_line(line: dict[str, Any], amounts: dict[str, float]) -> tuple[int, int]:
+def _on_line(line: dict[str, Any], amounts: dict[str, float], family: str) -> tuple[int, int]:
+    """What the line says for a family, and the bound; a wider one for a family that was never measured."""
     total = sum(line["line"][name] * value for name, value in amounts.items())
-    return int(total), int(total * math.exp(line["bound"]))
+    own = line["families"].get(family, {"shift": 0.0, "bound": line["bound"]})
+    total *= math.exp(own["shift"])
+    return int(total), int(total * math.exp(own["bound"]))
 
 
 def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, int]:
@@ -116,7 +120,7 @@ def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, in
     if torch is None:
         loaded = memory_of(graph, "torch").total
     else:
-        loaded = _on_line(torch["private"], amounts)[0] + STACK * max(0, threads - torch["threads"])
+        loaded = _on_line(torch["private"], amounts, graph.family)[0] + STACK * max(0, threads - torch["threads"])
     total = loaded + EXPORT_COPIES * int(amounts["dense"] + amounts["tables"])
     return total, int(PREPARING_BOUND * total)
 

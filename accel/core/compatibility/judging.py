@@ -132,7 +132,11 @@ def _facts(graph: OperatorGraph, target: Target, way: Way) -> list[Requirement]:
             why = f"{way.engine} has no way to run a {graph.family} on {target.platform}"
     elif target.device is not None and way.precision not in target.device.precisions["possible"]:
         return [*found, fact("precision", False, f"{target.id} has no {way.precision}")]
-    return [*found, fact("precision", bool(offered), why)]
+    found.append(fact("precision", bool(offered), why))
+    machine = target.machine
+    if offered and not target.present and machine is not None and way.precision not in machine.gflops:
+        found.append(unknown("precision", f"nobody publishes that {target.id} computes in {way.precision}"))
+    return found
 
 
 def _gib(count: float) -> str:

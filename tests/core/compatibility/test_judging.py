@@ -141,11 +141,20 @@ def test_drivers(driver: str | None, card: str, build: str, met: list[bool]) -> 
 
 
 def test_a_missing_figure_is_not_made_up() -> None:
-    """Of this NPU nobody publishes the memory; with a limit of the user's there is something to go by."""
+    """Of this NPU nobody publishes fp32, nor the memory; with a limit of the user's there is something to go by."""
     (npu,) = find("webnn:npu-155h")
     judged = judge(MODEL, graph(), npu, Way("ort-web"), Bounds())
-    assert kinds(judged) == ["memory"] and judged.score <= 0.5 and "nobody publishes" in judged.failing[0].reason
-    assert judge(MODEL, graph(), npu, Way("ort-web"), Bounds(memory=8 * GIB)).runs
+    assert kinds(judged) == ["precision"] and judged.score <= 0.5 and "nobody publishes" in judged.failing[0].reason
+    bare = replace(npu, machine=None)
+    assert kinds(judge(MODEL, graph(), bare, Way("ort-web"), Bounds())) == ["memory"]
+    assert judge(MODEL, graph(), bare, Way("ort-web"), Bounds(memory=8 * GIB)).runs
+
+
+def test_a_precision_that_nobody_publishes_is_not_counted_on() -> None:
+    """torch offers bf16 on every CUDA card, and a V100 has no arithmetic for it."""
+    volta, ampere = find("cuda:v100,cuda:a100")
+    assert kinds(judge(MODEL, graph(), volta, Way("torch", "bf16"), Bounds())) == ["precision"]
+    assert judge(MODEL, graph(), ampere, Way("torch", "bf16"), Bounds()).runs
 
 
 def test_a_device_without_a_rate_is_judged_on_memory_alone() -> None:

@@ -29,6 +29,8 @@ from tests.perf.compat_cells import ENGINES, FITTED, JUDGED, TOKENS, cells, leng
 FACTORS = tuple(2 ** (k / 4) for k in range(-4, 5))
 #: what a bound is above the furthest peak that was seen (logarithm): models of a family differ, and so do processes
 MARGIN = math.log(1.08)
+#: activations that are large enough to tell what they take
+LARGE = 16 << 20
 
 
 def line_of(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -49,7 +51,15 @@ def line_of(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
         left = [residual(line, row) for row in own]
         shift = sum(left) / (len(left) + 1)  # a single peak is not believed whole
         families[family] = {"shift": shift, "bound": max(0.0, *(one - shift for one in left)) + MARGIN}
-    return {"line": line, "bound": unseen + MARGIN, "families": families}
+    # what one byte of activations takes at most: kernels of attention differ in what they keep beside them
+    taken = [
+        (row[kind] - sum(line[p] * v for p, v in row["parts"].items() if p != "activations"))
+        / row["parts"]["activations"]
+        for row in rows
+        if row["family"] != "cnn" and row["parts"]["activations"] >= LARGE
+    ]
+    most = math.exp(MARGIN) * max([line["activations"], *taken])
+    return {"line": line, "bound": unseen + MARGIN, "families": families, "activations": most}
 
 
 def learned(known: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ ASSUMED = {"runtime": 1.5, "dense": 1.05, "tables": 1.05, "activations": 1.6, "c
 OTHER_PRECISION = 1.3
 #: copies of the weights that an export has at one time beside the model, and how far the sum may be off
 EXPORT_COPIES, PREPARING_BOUND = 3, 1.3
+#: families without attention
+CONVOLUTIONAL = ("cnn",)
 #: platforms whose memory is the machine's own
 ON_HOST = ("cpu", "openvino", "mps", "webgpu", "webnn", "qualcomm")
 
@@ -104,8 +106,11 @@ def _on_line(line: dict[str, Any], amounts: dict[str, float], family: str) -> tu
     """What the line says for a family, and the bound; a wider one for a family that was never measured."""
     total = sum(line["line"][name] * value for name, value in amounts.items())
     own = line["families"].get(family, {"shift": 0.0, "bound": line["bound"]})
-    total *= math.exp(own["shift"])
-    return int(total), int(total * math.exp(own["bound"]))
+    bound = total * math.exp(own["shift"] + own["bound"])
+    if family not in CONVOLUTIONAL:
+        # attention is computed in ways that keep very different amounts beside its inputs
+        bound = max(bound, total + (line["activations"] - line["line"]["activations"]) * amounts["activations"])
+    return int(total * math.exp(own["shift"])), int(bound)
 
 
 def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, int]:

@@ -225,6 +225,8 @@ class _Surface:
 
     def _roofline(self, flops: float, op: Operator, share: float = 1.0) -> float:
         moved = sum(t.nbytes if t.parameter else share * t.nbytes for t in (*op.inputs, *op.outputs))
+        if op.kind == "attention":  # the scores are written and read, however small the heads are
+            moved += share * 8.0 * math.prod(op.inputs[0].shape[:-1]) * op.inputs[1].shape[-2]
         return share * flops / self._peak + moved / self._bandwidth + self._overhead
 
     def at(self, op: Operator) -> float:

@@ -31,7 +31,7 @@ ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino
 #: seconds for all engines together, and what starting one takes of it
 TIME_LIMIT_S, STARTING_S = 120.0, 5.0
 #: raised when other things are measured
-VERSION = 3
+VERSION = 4
 #: how far the control may wander (its median over its fastest); beyond it the figures are refused
 TOO_RESTLESS = 1.35
 #: machines (fingerprints) whose figures are kept

@@ -79,7 +79,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             continue
         if number % CONTROL_EVERY == 0:
             controls.append(timed(control, SHARE_S / 2)[0])
-            print(json.dumps({"done": number, "of": len(wanted)}), flush=True)
+            _tell({"done": number, "of": len(wanted)})
         try:
             seconds, spread = timed(run_of(engine, kernel, threads), SHARE_S)
         except Exception as error:  # an engine says in its own way that it lacks an operator
@@ -91,5 +91,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     return {"points": found, "skipped": skipped, "controls": controls, "runtime_bytes": runtime}
 
 
+def _tell(message: dict[str, Any]) -> None:
+    """One line to the process that calibrates."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))), flush=True)
+    _tell(main(json.loads(sys.argv[1])))

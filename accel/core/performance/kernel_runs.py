@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 Run = Callable[[], object]
+#: bytes of all inputs that take turns: more than the private caches of a core hold
+AROUND = 16 << 20
 
 
 def input_of(kernel: Kernel) -> Array:
@@ -22,6 +26,11 @@ def input_of(kernel: Kernel) -> Array:
     if kernel.kind == "gather":
         return random.integers(0, kernel.out, kernel.shape[:-1])
     return random.standard_normal(kernel.shape).astype(np.float32)
+
+
+def _turns(kernel: Kernel) -> int:
+    """How many inputs take turns: in a network what an operator reads was not read by it a moment ago."""
+    return max(1, min(8, AROUND // max(1, 4 * math.prod(kernel.shape))))
 
 
 def _weights(shape: tuple[int, ...], number: int) -> Array:
@@ -37,6 +46,7 @@ def torch_run(kernel: Kernel) -> Run:
     from torch.nn import functional as f
 
     x = torch.from_numpy(input_of(kernel))
+    turns = itertools.cycle([x.clone() for _ in range(_turns(kernel))])
     pad = 0 if kernel.stride == kernel.size else kernel.size // 2
     slide = f.conv1d if kernel.kind == "conv1d" else f.conv2d
 
@@ -69,7 +79,7 @@ def torch_run(kernel: Kernel) -> Run:
 
     def run() -> object:
         with torch.inference_mode():
-            y = x
+            y = next(turns)
             for step in steps:
                 y = step(y)
             return y
@@ -165,8 +175,8 @@ def onnxruntime_run(kernel: Kernel, threads: int) -> Run:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(onnx_model(kernel), options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
-    feeds = _feeds(kernel)
-    return lambda: session.run(names, feeds)
+    turns = itertools.cycle([_feeds(kernel) for _ in range(_turns(kernel))])
+    return lambda: session.run(names, next(turns))
 
 
 def openvino_run(kernel: Kernel, threads: int) -> Run:
@@ -182,8 +192,12 @@ def openvino_run(kernel: Kernel, threads: int) -> Run:
     }
     compiled = core.compile_model(core.read_model(onnx_model(kernel)), "CPU", settings)
     request = compiled.create_infer_request()
-    feeds = {name: openvino.Tensor(array) for name, array in _feeds(kernel).items()}
-    return lambda: request.infer(feeds)
+
+    def tensors() -> dict[str, Any]:
+        return {name: openvino.Tensor(array) for name, array in _feeds(kernel).items()}
+
+    turns = itertools.cycle([tensors() for _ in range(_turns(kernel))])
+    return lambda: request.infer(next(turns))
 
 
 def run_of(engine: str, kernel: Kernel, threads: int) -> Run:

@@ -139,7 +139,7 @@ def kernels() -> list[Kernel]:
         Kernel("attention", (batch, heads, length, size), repeat=2)
         for batch, heads, length, size in (
             (1, 12, 128, 64), (8, 12, 128, 64), (1, 12, 512, 64), (1, 6, 197, 64), (8, 12, 197, 64), (1, 12, 32, 64),
-            (1, 8, 1024, 64), (1, 6, 1500, 64), (8, 12, 128, 32),
+            (1, 8, 1024, 64), (1, 6, 1500, 64), (8, 12, 128, 32), (1, 8, 1024, 8),
         )
     ]  # fmt: skip
     found += [Kernel("bmm", (12, 128, 64), 128), Kernel("bmm", (96, 197, 64), 197), Kernel("bmm", (12, 1, 64), 144)]

@@ -32,6 +32,11 @@ ENOUGH_PAIRS, ENOUGH_FAMILIES = 12, 3
 UNCHECKED = math.log(2.0)
 
 
+#: how often parts of memory are held where measurements say little, and the strength of that, in squared shares
+MEMORY_PRIOR = {"dense": 1.0, "tables": 1.0, "activations": 1.5, "cache": 2.0}
+MEMORY_PULL = 1e-4
+
+
 @dataclass(frozen=True)
 class Correction:
     """Factors by class, and the half-width of the interval of the logarithm of the latency.
@@ -153,6 +158,8 @@ def correction(machine: Machine, engine: str, precision: str, without: str = "")
 def memory_fit(measured: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
     """The non-negative line through peaks of memory, with the least squares of relative errors.
 
+    What hardly occurs among the measurements (a cache, where no decoder is) keeps about its `MEMORY_PRIOR`.
+
     Args:
         measured: parts (see `memory.parts`) and the peak in bytes, of one engine.
     """
@@ -160,10 +167,15 @@ def memory_fit(measured: Sequence[tuple[dict[str, float], float]]) -> dict[str, 
 
     table = np.array([[found[name] / peak for name in PARTS] for found, peak in measured])
     scale = np.maximum(table.max(axis=0), 1e-30)
+    strength = np.sqrt(MEMORY_PULL * len(measured))
+    pulled = [name for name in PARTS if name in MEMORY_PRIOR]
+    weight = np.array([[strength * (one == name) for one in PARTS] for name in pulled])
+    left = np.vstack([table, weight]) / scale
+    right = np.concatenate([np.ones(len(measured)), [strength * MEMORY_PRIOR[name] for name in pulled]])
     free = np.ones(len(PARTS), bool)
     line = np.zeros(len(PARTS))
     while free.any():
-        solved = np.linalg.lstsq((table / scale)[:, free], np.ones(len(measured)), rcond=None)[0]
+        solved = np.linalg.lstsq(left[:, free], right, rcond=None)[0]
         line[:] = 0.0
         line[free] = solved
         if not (line < 0).any():

@@ -90,7 +90,7 @@ def test_the_line_of_memory_is_found_again() -> None:
         parts = {"runtime": 1.0, **{name: float(random.exponential(1e8)) for name in PARTS[1:]}}
         measured.append((parts, sum(truth[name] * amount for name, amount in parts.items())))
     line = memory_fit(measured)
-    assert line == pytest.approx(truth, rel=1e-3, abs=1e-3)
+    assert line == pytest.approx(truth, rel=0.02, abs=0.02)
     without = memory_fit([(parts, peak - 0.5 * parts["tables"]) for parts, peak in measured])
     assert min(without.values()) >= 0.0
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: largest difference from the module that an export may have, relative to the largest value of the output
 TOLERANCE = 1e-4
 #: operator sets, best first. From 23 on, attention stays one operator (ONNX `Attention`), which ONNX Runtime's CPU code
-#: executes 1.2 times as fast as the pieces it is made of; not every model can be expressed in it
+#: executes 1.08 times as fast as the pieces it is made of; not every model can be expressed in it
 OPSETS = (23, 18)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accel.output import Output, human_bytes
+from accel.output import Output, human_bytes, terminal_width
 
 if TYPE_CHECKING:
     from accel.core.performance.profiling import Report, Request, Row
@@ -226,31 +229,36 @@ def _unit(report: Report) -> str:
     return "samples" if report.model.family == "audio" else "tokens"
 
 
+def _wrapped(output: Output, text: str) -> None:
+    """A sentence in lines that fit the terminal."""
+    for line in textwrap.wrap(text, terminal_width(sys.stdout), subsequent_indent="  "):
+        output.line(line)
+
+
 def _details(output: Output, report: Report) -> None:
+    say = functools.partial(_wrapped, output)
     best = report.best
     found, memory = best.prediction, best.prediction.memory
     parts = sorted(found.classes.items(), key=lambda one: -one[1].seconds)
     where = ", ".join(f"{name} {100 * share.share:.0f} %" for name, share in parts if share.share >= 0.005)
-    output.line(f"time of {found.engine} on {found.device}: {where}")
-    output.line(
+    say(f"time of {found.engine} on {found.device}: {where}")
+    say(
         f"memory: weights {human_bytes(memory.weights)}, activations "
         f"{human_bytes(memory.activations)}, cache {human_bytes(memory.cache)}, runtime {human_bytes(memory.runtime)}"
     )
     if found.energy_j is not None:
-        output.line(f"energy: {found.energy_j:.3g} J, {found.power_w:.3g} W ({found.energy_basis})")
+        say(f"energy: {found.energy_j:.3g} J, {found.power_w:.3g} W ({found.energy_basis})")
     steps = best.graph.calls.get("decode", 0)
     if steps:
         first, each = found.phase_s.get("prefill", 0.0), found.phase_s.get("decode", 0.0) / steps
-        output.line(f"prompt {time_text(first)}, then {time_text(each)} per token ({found.batch / each:.3g} tokens/s)")
+        say(f"prompt {time_text(first)}, then {time_text(each)} per token ({found.batch / each:.3g} tokens/s)")
     for one in report.scaling:
         if one["knee_batch"]:
             sizes = ", ".join(f"{e['size']}: {e['throughput_per_s']:.3g}/s" for e in one["batch"])
-            output.line(f"{one['device']} by batch: {sizes}; knee at {one['knee_batch']}")
+            say(f"{one['device']} by batch: {sizes}; knee at {one['knee_batch']}")
     for advice in report.recommendations[:5]:
         sure = "" if advice["certain"] else ", a guess"
-        output.line(
-            f"try {advice['option']} on {advice['device']}: {advice['gain']:.2f} times the {_better(advice)}{sure}"
-        )
+        say(f"try {advice['option']} on {advice['device']}: {advice['gain']:.2f} times the {_better(advice)}{sure}")
     for row in report.rows:
         if fits(row) is False:
             output.note(f"! does not fit into the {human_bytes(row.machine.memory_bytes)} of {row.machine.id}")

@@ -203,6 +203,13 @@ class Output:
         with _written():
             sys.stdout.write(text + "\n")
 
+    def paragraph(self, text: str) -> None:
+        """A sentence of result in lines that fit the terminal, further ones set in."""
+        import textwrap
+
+        for line in textwrap.wrap(text, self.width, subsequent_indent="  ", break_on_hyphens=False):
+            self.line(line)
+
     def write(self, text: str) -> None:
         """A piece of result without a line end, shown at once (streamed text)."""
         with _written():

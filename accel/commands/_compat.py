@@ -168,9 +168,9 @@ def _reasons(output: Output, cell: Cell) -> None:
         shown = [r.reason for r in judged.failing]
     by = "" if judged is None else f", {judged.way.engine}"
     for reason in shown:
-        _compat_plan.wrapped(output, f"{cell.model} on {cell.device}{by}: {reason}")
+        output.paragraph(f"{cell.model} on {cell.device}{by}: {reason}")
     if cell.change is not None:
-        _compat_plan.wrapped(output, f"  runs {cell.change.words}:")
+        output.paragraph(f"  runs {cell.change.words}:")
         output.line(f"  {cell.change.command}")
 
 

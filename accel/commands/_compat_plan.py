@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from accel.output import Output, human_bytes
 
 if TYPE_CHECKING:
     from accel.core.compatibility.planning import Plan
-
-
-def wrapped(output: Output, text: str) -> None:
-    """A line that fits the terminal, further ones set in."""
-    for line in textwrap.wrap(text, output.width, subsequent_indent="  ", break_on_hyphens=False):
-        output.line(line)
 
 
 def record(plan: Plan) -> dict[str, Any]:
@@ -48,7 +41,7 @@ def show(output: Output, plan: Plan) -> None:
     if not placed.at:
         output.line("no plan: these cannot hold together")
         for reason in placed.conflict:
-            wrapped(output, f"- {reason}")
+            output.paragraph(f"- {reason}")
         return
     memory = {(o.model, o.device): o.memory for o in plan.problem.options}
     rows = [
@@ -59,7 +52,7 @@ def show(output: Output, plan: Plan) -> None:
     for lost in placed.losses:
         parts = [f"{model} moves to {device}" for model, device in lost.moved.items()]
         parts += [f"{model} has no place" for model in lost.homeless]
-        wrapped(output, f"without {lost.device}: {', '.join(parts) or 'nothing changes'}")
+        output.paragraph(f"without {lost.device}: {', '.join(parts) or 'nothing changes'}")
     for key in placed.at.items():
         output.line(plan.commands[key])
     if not placed.proven:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accel.output import Output, human_bytes, terminal_width
+from accel.output import Output, human_bytes
 
 if TYPE_CHECKING:
     from accel.core.performance.profiling import Report, Request, Row
@@ -229,14 +226,8 @@ def _unit(report: Report) -> str:
     return "samples" if report.model.family == "audio" else "tokens"
 
 
-def _wrapped(output: Output, text: str) -> None:
-    """A sentence in lines that fit the terminal."""
-    for line in textwrap.wrap(text, terminal_width(sys.stdout), subsequent_indent="  "):
-        output.line(line)
-
-
 def _details(output: Output, report: Report) -> None:
-    say = functools.partial(_wrapped, output)
+    say = output.paragraph
     best = report.best
     found, memory = best.prediction, best.prediction.memory
     parts = sorted(found.classes.items(), key=lambda one: -one[1].seconds)

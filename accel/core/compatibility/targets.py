@@ -74,8 +74,8 @@ def _target(machine: Machine, device: Device | None) -> Target:
 
 
 def _unpriced(text: str, error: IncompatibleError) -> Target:
-    entries = catalogue._entries()["devices"]
-    name = next((name for name in catalogue.names() if catalogue._plain(name) == catalogue._plain(text)), None)
+    entries = catalogue.entries()["devices"]
+    name = catalogue.called(text)
     if name is None:
         raise error
     entry = entries[name]

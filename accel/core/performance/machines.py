@@ -99,7 +99,7 @@ def machines(hw: str) -> list[Machine]:
         except UnavailableError as error:
             raise _unknown(part, error) from error
         except InputError as error:
-            near = suggest(part.lower(), _entries()["devices"])
+            near = suggest(part.lower(), entries()["devices"])
             if not near.startswith("did you mean"):
                 raise
             raise InputError(f"no device is called {part!r}", near) from error
@@ -109,7 +109,7 @@ def machines(hw: str) -> list[Machine]:
 def _unknown(part: str, error: UnavailableError) -> Exception:
     """The error for a device that is neither here nor in the catalogue."""
     platform, _, unit = part.lower().partition(":")
-    known = [name for name in _entries()["devices"] if name.startswith(f"{platform}:")]
+    known = [name for name in entries()["devices"] if name.startswith(f"{platform}:")]
     if unit and not unit.isdecimal() and not re.match(r"(cpu|gpu|npu)(\.\d+)?$", unit) and known:
         return InputError(
             f"no device is called {part!r}, here or in the catalogue", suggest(part.lower(), known), error.details
@@ -119,26 +119,32 @@ def _unknown(part: str, error: UnavailableError) -> Exception:
 
 
 @functools.cache
-def _entries() -> dict[str, Any]:
+def entries() -> dict[str, Any]:
+    """The catalogue as it is in the file: `devices` by name, and `sources`."""
     data: dict[str, Any] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
     return data
 
 
 def names() -> tuple[str, ...]:
     """Names of all devices of the catalogue."""
-    return tuple(_entries()["devices"])
+    return tuple(entries()["devices"])
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9:]", "", name.lower()).replace("nvidia", "").replace("geforce", "")
 
 
+def called(text: str) -> str | None:
+    """The name in the catalogue of what a user calls `text`; None where there is none."""
+    return next((name for name in names() if _plain(name) == _plain(text)), None)
+
+
 def _named(text: str) -> Machine | None:
     """A device of the catalogue; `cuda:RTX4090` and `cuda:rtx-4090` are the same. None for other names."""
     if text.partition(":")[0].lower() not in builtin_names("platforms") or ":" not in text:
         return None
-    name = next((name for name in names() if _plain(name) == _plain(text)), None)
-    return None if name is None else catalogued(name, _entries()["devices"][name], _entries()["sources"])
+    name = called(text)
+    return None if name is None else catalogued(name, entries()["devices"][name], entries()["sources"])
 
 
 def catalogued(name: str, entry: dict[str, Any], sources: dict[str, str]) -> Machine:

@@ -6,7 +6,8 @@
   const shapes = { fp32: "●", bf16: "■", fp16: "■", int8: "▲" };
   const engines = [...new Set(data.cells.map((c) => c.engine))];
   const chosenBy = {};
-  let chosen = data.cells.find((c) => c.q) || null;
+  const spreads = (c) => Boolean(c.q) && c.q[0] < c.q[c.q.length - 1];
+  let chosen = data.cells.find(spreads) || data.cells.find((c) => c.q) || null;
 
   const colour = (engine) => `var(--c${engines.indexOf(engine) % 6})`;
   const shown = () =>
@@ -163,6 +164,7 @@
   function detail() {
     const c = chosen && shown().includes(chosen) ? chosen : shown().find((k) => k.q);
     if (!c || !c.q) return empty("detail", "");
+    if (!spreads(c)) return empty("detail", `${name(c)}: every run took ${c.q[0]} ms, or there was only one.`);
     const { box, svg, width, height } = canvas("detail", 190, `All samples of ${name(c)}`);
     const left = 44, bottom = 42, top = 8;
     const lines = (c.medians || []).length ? ". Band: interval of the median; short marks: medians of the processes." : ".";

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -360,11 +360,15 @@ def test_version() -> None:
         assert out.startswith("accel (not installed")
 
 
-def leaves() -> list[tuple[str, ...]]:
+def leaves(commands: Mapping[str, Any] = COMMANDS) -> list[tuple[str, ...]]:
+    """The words of every command, of groups within groups too."""
     found: list[tuple[str, ...]] = []
-    for name, command in COMMANDS.items():
-        subs = [s for s in command if s not in ("", "*")] if isinstance(command, dict) else [""]
-        found += [(name, sub) if sub else (name,) for sub in subs]
+    for name, command in commands.items():
+        if isinstance(command, dict):
+            inner = {word: sub for word, sub in command.items() if word not in ("", "*")}
+            found += [(name, *words) for words in leaves(inner)]
+        else:
+            found.append((name,))
     return found
 
 

@@ -79,7 +79,7 @@ def from_path(path: Path) -> Source:
         try:
             if os.path.samefile(folder, store):  # noqa: PTH121 - of millions of folders
                 raise InputError(f"{path} holds accel's own content store", "pin the folders beside it")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         try:
             with os.scandir(folder) as entries:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel.core.bench import synthetic
 from accel.core.contracts import Session
 from accel.core.errors import AccelError, IncompatibleError
 from accel.core.export import cause
-from accel.core.inference import reject
 from accel.core.performance.operators import FUSED, Operator, Tensor
-from accel.core.performance.tracing import Trace
+from accel.core.performance.tracing import Trace, encode
 from accel.core.registry import family_class
 from accel.core.types import Model, Options, Recipe
 
@@ -76,12 +74,7 @@ class OnnxTracer:
     def workload(self, batch: int, length: int | None, options: Options) -> Trace:
         """See `accel.core.performance.tracing.Tracer.workload`."""
         family = family_class(self.recipe.family)(self.recipe, self._assets)
-        items = synthetic.items(family, batch, length, options)
-        try:
-            encoded = [reject(one) for one in family.preprocess_inputs(items, options)]
-        finally:
-            for path in {item.audio for item in items if item.audio and length is not None}:
-                Path(path).unlink(missing_ok=True)
+        encoded = encode(family, batch, length, options)
         session = _Executed(self._graphs)
         try:
             family.execute(session, encoded, options)

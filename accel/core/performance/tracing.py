@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from accel.core.bench import synthetic
-from accel.core.contracts import Decoding, LoadedModel, Session
+from accel.core.contracts import Decoding, LoadedModel, ModelPlugin, Session
 from accel.core.decoding import PAST
 from accel.core.errors import AccelError, IncompatibleError, InputError
 from accel.core.inference import reject
@@ -60,6 +60,20 @@ class _Call:
     phase: str
     shapes: dict[str, tuple[int, ...]]
     count: int = 1
+
+
+def encode(family: ModelPlugin, batch: int, length: int | None, options: Options) -> list[Any]:
+    """Made-up inputs of this length as the family's graphs take them; sounds that were written for it are removed.
+
+    Raises:
+        InputError: the model takes no such input.
+    """
+    items = synthetic.items(family, batch, length, options)
+    try:
+        return [reject(one) for one in family.preprocess_inputs(items, options)]
+    finally:
+        for path in {item.audio for item in items if item.audio and length is not None}:
+            Path(path).unlink(missing_ok=True)
 
 
 class Tracer:
@@ -108,12 +122,7 @@ class Tracer:
             InputError: the model takes no such input. IncompatibleError: it cannot be executed without numbers.
         """
         family = family_class(self.recipe.family)(self.recipe, self._assets)
-        items = synthetic.items(family, batch, length, options)
-        try:
-            encoded = [reject(one) for one in family.preprocess_inputs(items, options)]
-        finally:
-            for path in {item.audio for item in items if item.audio and length is not None}:
-                Path(path).unlink(missing_ok=True)
+        encoded = encode(family, batch, length, options)
         session = _Schedule(self)
         try:
             family.execute(session, encoded, options)

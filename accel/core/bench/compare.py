@@ -11,15 +11,18 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from accel.core.bench import control, measured, statistics
+from accel.core.bench import control, measured, ratios
 from accel.core.bench.baselines import Baseline
 from accel.core.bench.environment import environment, versions
 from accel.core.bench.lanes import resource
 from accel.core.bench.measured import Outcome
 from accel.core.bench.process import Runtime
 from accel.core.probe import ProbeError, run_child
+
+if TYPE_CHECKING:
+    from accel.core.bench.statistics import Array
 
 Word = Literal["slower", "faster", "same", "undecided", "failed", "new", "gone"]
 Way = Literal["twice", "identical", "stored"]
@@ -41,7 +44,7 @@ class Comparison:
 
     key: str
     word: Word
-    ratio: statistics.Ratio | None = None
+    ratio: ratios.Ratio | None = None
     p: float | None = None
     old_ms: float | None = None
     new_ms: float | None = None
@@ -217,27 +220,27 @@ def against(new: Outcome, old: Outcome, threshold: float) -> Comparison:
 
 
 def slowdown(
-    new: Sequence[float] | statistics.Array,
+    new: Sequence[float] | Array,
     new_medians: Sequence[float],
-    old: Sequence[float] | statistics.Array,
+    old: Sequence[float] | Array,
     old_medians: Sequence[float],
     threshold: float,
-) -> tuple[statistics.Ratio, float]:
+) -> tuple[ratios.Ratio, float]:
     """The ratio of two medians with an interval that holds what differs between processes, and the p-value of "the new
     median is at most `threshold` times the old one".
 
     Args:
         new, old: steady samples. new_medians, old_medians: of each process; empty where they are not known.
     """
-    ratio = statistics.ratio(new, old)
-    p = statistics.slower_p(new, old, threshold)
+    ratio = ratios.ratio(new, old)
+    p = ratios.slower_p(new, old, threshold)
     known = len(new_medians) > 0 and len(old_medians) > 0
-    processes = statistics.across_ratio(new_medians, old_medians, threshold) if known else None
+    processes = ratios.across_ratio(new_medians, old_medians, threshold) if known else None
     if processes is None:
         return ratio, p
     low, high, between = processes
     unbounded = ratio.low is None or ratio.high is None
-    ratio = statistics.Ratio(
+    ratio = ratios.Ratio(
         ratio.value,
         low if ratio.low is None else min(low, ratio.low),
         high if ratio.high is None else max(high, ratio.high),
@@ -249,7 +252,7 @@ def slowdown(
 def judged(found: Sequence[Comparison], threshold: float) -> list[Comparison]:
     """Verdicts, with the p-values of all that have one corrected for their number."""
     asked = [c for c in found if c.p is not None]
-    corrected = dict(zip([c.key for c in asked], statistics.holm([c.p or 0.0 for c in asked]), strict=True))
+    corrected = dict(zip([c.key for c in asked], ratios.holm([c.p or 0.0 for c in asked]), strict=True))
     return [
         replace(c, p=corrected[c.key], word=_word(c, corrected[c.key], threshold)) if c.key in corrected else c
         for c in found

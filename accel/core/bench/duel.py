@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from accel.core.bench import measured, statistics
+from accel.core.bench import measured, ratios
 from accel.core.bench.baselines import Baseline
 from accel.core.bench.compare import LEVEL, Comparison, against
 from accel.core.bench.measured import Outcome
@@ -101,7 +101,7 @@ class Duel:
         return Comparison(key, "undecided", ratio, corrected, 1e3 * old_s, 1e3 * new_s, "interleaved", None, note)
 
 
-def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[statistics.Ratio, float, float]:
+def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[ratios.Ratio, float, float]:
     """Ratio, p-value and the quantile they are of, from the logarithms of ratios of each pair of processes.
 
     It is the median, unless others on the machine make it scatter much more than a lower quantile does. Scatter says
@@ -110,7 +110,7 @@ def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[stat
     import numpy as np
 
     if not pairs:
-        return statistics.Ratio(math.nan, None, None), 1.0, 0.5
+        return ratios.Ratio(math.nan, None, None), 1.0, 0.5
 
     def scatter(level: float) -> float:
         values = np.array([pair[level] for pair in pairs])
@@ -118,7 +118,7 @@ def decided(pairs: Sequence[dict[float, float]], threshold: float) -> tuple[stat
 
     best = min(QUANTILES, key=scatter)
     chosen = best if scatter(0.5) > CALMER * scatter(best) else 0.5
-    ratio, p = statistics.signed_rank([pair[chosen] for pair in pairs], threshold=threshold)
+    ratio, p = ratios.signed_rank([pair[chosen] for pair in pairs], threshold=threshold)
     return ratio, p, chosen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from accel.core.bench import statistics
+from accel.core.bench import ratios
 from accel.core.bench.compare import Comparison, judged, slowdown
 from accel.core.report.cells import Cell
 from accel.core.report.environments import differences
@@ -63,7 +63,7 @@ def compare(a: Run, b: Run, threshold: float) -> Compared:
     )
 
 
-def ratio(new: Cell, old: Cell, threshold: float = 1.0) -> tuple[statistics.Ratio, float] | None:
+def ratio(new: Cell, old: Cell, threshold: float = 1.0) -> tuple[ratios.Ratio, float] | None:
     """How much slower the new cell is, with an interval that holds what differs between processes, and the p-value of
     "at most `threshold`"; None where one of them has no samples.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accel.core.bench.distributions import student_cdf
-from accel.core.bench.statistics import holm
+from accel.core.bench.ratios import holm
 from accel.core.report.cells import Cell
 
 METHOD = "Spearman's rank correlation (1904), p-values by Student's t, corrected for their number (Holm 1979)"

@@ -69,3 +69,8 @@ KINDS: dict[str, tuple[Callable[[Generator, int], Array], float]] = {
     "bimodal, 80 to 20": (lambda r, n: bimodal(r, n, 0.8), bimodal_median(0.8)),
     "bimodal and autocorrelated": (sticky, bimodal_median(0.6)),
 }
+
+
+def covers(low: float | None, high: float | None, truth: float) -> bool:
+    """Whether an interval holds the truth; a bound that is None holds everything on its side."""
+    return (low is None or low <= truth) and (high is None or truth <= high)

@@ -174,7 +174,7 @@ def test_what_is_slower_faster_and_the_same() -> None:
 def test_what_looks_much_faster_is_not_clear() -> None:
     """A baseline of a busy machine would hide a slowdown."""
     for ratio, is_clear in (((0.99, 1.01), True), ((0.17, 0.58), False), ((0.99, 1.05), False), ((None, 1.0), False)):
-        found = compare.Comparison("k", "undecided", compare.statistics.Ratio(1.0, *ratio))
+        found = compare.Comparison("k", "undecided", compare.ratios.Ratio(1.0, *ratio))
         assert compare.clear(found, 1.03) is is_clear
 
 
@@ -270,7 +270,7 @@ def report(**more: Any) -> Report:
     ]
     cells.append(measured.describe(Outcome(CELL, "skipped", "skipped", "no card"), 0.01))
     regression = compare.Comparison(
-        "slow", "slower", compare.statistics.Ratio(1.052, 1.031, None), 0.001, 10.0, 10.52, "interleaved", True
+        "slow", "slower", compare.ratios.Ratio(1.052, 1.031, None), 0.001, 10.0, 10.52, "interleaved", True
     )
     differences = [{"what": "torch", "then": "2.12", "now": "2.13"}]
     given: dict[str, Any] = {

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def digest_pair(one: Buffer, other: Buffer, /) -> tuple[bytes, bytes]: ...

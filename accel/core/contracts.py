@@ -187,6 +187,8 @@ class EnginePlugin(ABC):
     needs_framework: ClassVar[bool] = False
     #: platforms on which starting costs so much that the engine is left out unless the user names it
     on_request: ClassVar[tuple[str, ...]] = ()
+    #: bytes of weights beyond which it refuses a model, whatever the device has; None for no bound of its own
+    largest_weights: ClassVar[int | None] = None
 
     @abstractmethod
     def missing(self) -> str | None:

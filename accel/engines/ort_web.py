@@ -16,8 +16,6 @@ from accel.core.errors import IncompatibleError
 from accel.core.fingerprint import engine_version
 from accel.core.types import Model, Plan, Recipe
 
-#: WebAssembly addresses 4 GB, and a model is there twice while it is opened
-_LARGEST = 1_900_000_000
 #: which browsers can have which platform
 KINDS = {
     "webgpu": ("chromium", "chrome", "edge", "firefox"),
@@ -33,6 +31,8 @@ class OrtWebEngine(EnginePlugin):
     platforms = ("webgpu", "webnn", "cpu")
     #: a browser takes seconds to start, and the processor has better engines
     on_request = ("cpu",)
+    #: WebAssembly addresses 4 GB, and a model is there twice while it is opened
+    largest_weights = 1_900_000_000
 
     def missing(self) -> str | None:
         """See `EnginePlugin.missing`."""
@@ -79,7 +79,7 @@ class OrtWebEngine(EnginePlugin):
             for graph in source.recipe.graphs
         }
         size = sum(path.stat().st_size for path in folder.iterdir())
-        if size > _LARGEST:
+        if size > self.largest_weights:
             raise IncompatibleError(
                 f"the model has {size / 1e9:.1f} GB of weights, and WebAssembly addresses 4 GB with two copies of them",
                 "use another engine (--hw cpu)",

@@ -101,7 +101,7 @@ def judge(
     found = [*_facts(graph, target, way), *([covered] if covered else [])]
     if any(not one.met for one in found):
         return Judgement(way, wanted, tuple(found))
-    found += _memory(model, target, way, wanted, bounds)
+    found += [*_memory(model, target, way, wanted, bounds), *_size(wanted, way)]
     if target.present:
         found.append(disk.requirement(model, graph, way.engine))
     prediction = None
@@ -173,6 +173,13 @@ def _memory(model: Model, target: Target, way: Way, wanted: Need, bounds: Bounds
         reason = f"the first run also prepares the model, which takes {_gib(wanted.preparing)} once"
         found.append(amount("preparing", wanted.preparing, wanted.preparing_bound, most_of, reason))
     return found
+
+
+def _size(wanted: Need, way: Way) -> list[Requirement]:
+    most = engine_named(way.engine).largest_weights
+    if most is None:
+        return []
+    return [fact("size", wanted.weights <= most, f"{_gib(wanted.weights)} of weights; {way.engine} opens {_gib(most)}")]
 
 
 def _ready(model: Model, target: Target, way: Way) -> bool:

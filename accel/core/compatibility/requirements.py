@@ -28,7 +28,8 @@ class Requirement:
     """One thing that has to hold.
 
     Attributes:
-        kind: `engine`, `precision`, `driver`, `operators`, `memory`, `limit`, `host`, `preparing`, `disk` or `latency`.
+        kind: `engine`, `precision`, `driver`, `operators`, `memory`, `limit`, `host`, `preparing`, `size`,
+            `disk` or `latency`.
         probability: that it holds. least: that it has to have.
         reason: what is compared with what, in words.
     """

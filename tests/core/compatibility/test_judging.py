@@ -14,6 +14,7 @@ from accel.core.compatibility.changes import smallest
 from accel.core.compatibility.judging import Bounds, Way, judge
 from accel.core.compatibility.targets import find
 from accel.core.errors import InputError
+from accel.core.registry import engine
 from accel.core.types import Device
 from tests.core.compatibility.parts import MIB, MODEL, graph, target
 
@@ -199,3 +200,13 @@ def test_a_lower_precision_where_nothing_smaller_helps() -> None:
     found = change((short + half) // 2, Way("torch", length=16))
     assert found is not None and found.kinds == ("precision",) and found.judgement.way.precision == "fp16"
     assert change(100 * MIB, Way("torch", length=16)) is None
+
+
+def test_a_model_too_large_for_webassembly_does_not_run_in_a_browser_with_memory_to_spare() -> None:
+    """onnxruntime-web refuses it when it is prepared, whatever the card has."""
+    most = engine("ort-web").largest_weights
+    assert most is not None
+    card = target("webgpu", 64 * GIB, present=False, engines=("ort-web",))
+    for size, said in ((most - 4096, []), (2 * most, ["size"])):
+        judged = judge(MODEL, replace(graph(), weights_bytes=size), card, Way("ort-web"), Bounds())
+        assert kinds(judged) == said

@@ -14,7 +14,7 @@ from accel.core.compatibility.changes import smallest
 from accel.core.compatibility.judging import Bounds, Way, judge
 from accel.core.compatibility.targets import find
 from accel.core.errors import InputError
-from accel.core.registry import engine
+from accel.core.registry import engine as engine_named
 from accel.core.types import Device
 from tests.core.compatibility.parts import MIB, MODEL, graph, target
 
@@ -204,7 +204,7 @@ def test_a_lower_precision_where_nothing_smaller_helps() -> None:
 
 def test_a_model_too_large_for_webassembly_does_not_run_in_a_browser_with_memory_to_spare() -> None:
     """onnxruntime-web refuses it when it is prepared, whatever the card has."""
-    most = engine("ort-web").largest_weights
+    most = engine_named("ort-web").largest_weights
     assert most is not None
     card = target("webgpu", 64 * GIB, present=False, engines=("ort-web",))
     for size, said in ((most - 4096, []), (2 * most, ["size"])):

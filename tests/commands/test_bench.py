@@ -58,6 +58,8 @@ def test_json_for_scripts(tiny: Path, evil: str) -> None:
     assert set(cell["quantiles"]) == {"p50", "p90", "p95", "p99"}
     assert found["environment"]["fingerprint"] and found["environment"]["versions"]["onnxruntime"]
     assert "path" not in found["environment"]
+    pinned = json.loads(succeed("pin", tiny, "--json").stdout)
+    assert {cell["model_cid"] for cell in found["cells"]} == {pinned["cid"]}
     assert found["comparisons"] is None and found["broken_budgets"] == []
 
 

@@ -11,8 +11,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +107,35 @@ def bench(frozen: Path, home: Path, version: str, model: object, *more: object) 
     return found
 
 
-def trials(state: Path, name: str, count: int, one: Any) -> list[dict[str, Any]]:
-    """Results of so many trials, those of an earlier run included."""
+def trials(
+    state: Path, name: str, count: int, one: Callable[[int, int], dict[str, Any]], lanes: int = 1
+) -> list[dict[str, Any]]:
+    """Results of so many trials, those of an earlier run included.
+
+    Args:
+        one: from the number of a trial and that of its lane to what came out.
+        lanes: trials at the same time.
+    """
     path = state / f"{name}.jsonl"
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    while len(done) < count:
-        started = time.monotonic()
-        found = {**one(len(done)), "seconds": time.monotonic() - started}
-        with path.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        done.append(found)
+    numbers = iter(range(len(done), count))
+    lock = threading.Lock()
+
+    def lane(own: int) -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            started = time.monotonic()
+            found = {**one(number, own), "seconds": time.monotonic() - started, "load": os.getloadavg()[0]}
+            with lock:
+                with path.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                done.append(found)
+
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(lane, range(lanes)))
     return done
 
 
@@ -124,26 +146,33 @@ SHORT = ("--max-time", "600ms", "--precision-target", "2%", "--threads", "1")
 def test_false_alarms_of_200_real_comparisons_of_equals_on_a_busy_machine(
     state: Path, frozen: Path, busy: None
 ) -> None:
-    """With old and new in turn, and by turns against a file of stored numbers, whose environment is not run."""
-    home = state / "home-aa"
+    """With old and new in turn, and by turns against a file of stored numbers, whose environment is not run.
 
-    def one(number: int) -> dict[str, Any]:
-        if number % 20 == 0:
-            bench(frozen, home, "old", frozen / "short.onnx", *SHORT, "--save-as", "main")
-            shutil.copy(home / "baselines" / "main.json", state / "elsewhere.json")
-        baseline = "main" if number % 2 == 0 else state / "elsewhere.json"
-        gate = ("--baseline", baseline, "--fail-on-regression", "3%")
-        (cell,) = bench(frozen, home, "same", frozen / "short.onnx", *SHORT, *gate)["comparisons"]
+    A comparison on each processor at the same time, so that each is what disturbs the other.
+    """
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    begun: Counter[int] = Counter()
+
+    def one(number: int, lane: int) -> dict[str, Any]:
+        home, elsewhere = state / f"home-aa-{lane}", state / f"elsewhere-{lane}.json"
+        own = (frozen / "short.onnx", *SHORT, "--affinity", cpus[lane])
+        if begun[lane] % 10 == 0:
+            bench(frozen, home, "old", *own, "--save-as", "main")
+            shutil.copy(home / "baselines" / "main.json", elsewhere)
+        begun[lane] += 1
+        gate = ("--baseline", "main" if begun[lane] % 2 else elsewhere, "--fail-on-regression", "3%")
+        (cell,) = bench(frozen, home, "same", *own, *gate)["comparisons"]
         return {name: cell[name] for name in ("verdict", "ratio", "ratio_interval", "p", "how", "confirmed")}
 
-    done = trials(state, "aa", 200, one)
+    done = trials(state, "aa", 200, one, len(cpus))
     alarms = sum(d["verdict"] == "slower" for d in done)
     undecided = sum(d["verdict"] == "undecided" for d in done)
-    minutes = sum(d["seconds"] for d in done) / 60
+    minutes = sum(d["seconds"] for d in done) / 60 / len(cpus)
     ways = sum(d["how"] == "interleaved" for d in done)
+    load = statistics.median(d["load"] for d in done)
     print(
         f"\n{alarms} false alarms in {len(done)} comparisons of equals, {undecided} undecided, {ways} of them with old "
-        f"and new in turn, {minutes:.0f} min"
+        f"and new in turn, {minutes:.0f} min, load {load:.1f}"
     )
     assert alarms <= 0.02 * len(done)
     assert minutes < 30
@@ -156,7 +185,7 @@ MODEL = ("--precision-target", "1%", "--seq", "16", "--threads", "1")
 def test_slowdowns_of_5_percent_in_a_real_model_are_found(state: Path, frozen: Path) -> None:
     home = state / "home-slower"
 
-    def one(number: int) -> dict[str, Any]:
+    def one(number: int, lane: int) -> dict[str, Any]:
         if number % 5 == 0:
             bench(frozen, home, "old", "all-minilm", *MODEL, "--save-as", "main")
         gate = ("--baseline", "main", "--fail-on-regression", "3%")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NAMESPACE = uuid.UUID("6f0c5b1e-52cf-4a6e-9a0c-2f7d3f0f1b65")
 
 #: what is known of the model and the engine beside the cell
-_IDENTITY = ("model_digest", "revision", "family", "weights_bytes", "engine_version")
+_IDENTITY = ("model_digest", "model_cid", "revision", "family", "weights_bytes", "engine_version")
 
 
 @dataclass
@@ -247,7 +247,7 @@ def record(outcome: Outcome, sweep: str, target: float, environment: dict[str, A
         series["first_token"] = [value for visit in outcome.visits for value in visit.first_token]
         series["per_token"] = [value for visit in outcome.visits for value in visit.per_token]
         data["process_samples"] = [len(v.samples) - s for v, s in zip(outcome.visits, part.starts, strict=True)]
-    own = ("task", "device", "engine", "precision", "batch", "threads")
+    own = ("task", "device", "engine", "precision", "batch", "threads", "model_cid")
     agreement = outcome.agreement or {}
     return {
         "id": str(uuid.uuid5(_NAMESPACE, f"{sweep}|{cell.key}")),
@@ -261,6 +261,7 @@ def record(outcome: Outcome, sweep: str, target: float, environment: dict[str, A
         "memory_usage": data["memory_bytes"],
         "accuracy_score": agreement.get("cosine"),
         "fingerprint": environment["fingerprint"],
+        "model_cid": data["model_cid"],
         "samples": {name: values for name, values in series.items() if values},
         "metadata": {
             "sweep": sweep,

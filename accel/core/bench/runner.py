@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from accel.core import prepared
 from accel.core.bench import lanes
 from accel.core.bench.cells import Cell, Skipped
-from accel.core.bench.environment import plugin_digest
+from accel.core.bench.identity import identity
 from accel.core.bench.journal import Found, Journal
 from accel.core.bench.matrix import Matrix, refine
 from accel.core.bench.measured import Outcome
@@ -312,26 +312,3 @@ def _cheapest_first(states: list[State]) -> list[State]:
             return states
         cost[cell.workload] = cost.get(cell.workload, 0.0) + seconds
     return sorted(states, key=lambda state: cost[state.outcome.cell.workload])
-
-
-def identity(cell: Cell, model: Model) -> dict[str, Any]:
-    """What a result says about a cell's model and engine beside the cell."""
-    from accel.core.registry import engine
-
-    return {
-        "model_digest": model.digest,
-        "revision": model.revision,
-        "family": model.family,
-        "weights_bytes": _weights_bytes(model),
-        "engine_version": engine(cell.engine).version(),
-        "plugins": [plugin_digest("engines", cell.engine), plugin_digest("families", model.family)],
-    }
-
-
-def _weights_bytes(model: Model) -> int | None:
-    """Bytes of the files of weights, as they lie on disk; None for a model without files."""
-    if model.folder is None or model.weights != "pretrained":
-        return None
-    suffixes = (".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf", ".pt", ".pth")
-    files = [model.folder / name for name in model.files if name.endswith(suffixes)]
-    return sum(file.stat().st_size for file in files if file.is_file()) or None

@@ -299,10 +299,11 @@ def test_killed_at_a_few_moments(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_killed_at_a_hundred_moments(tiny: Path, tmp_path: Path) -> None:
-    draws = random.Random(2)
-    for number in range(20):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("quarter", range(4))
+def test_killed_at_a_hundred_moments(tiny: Path, tmp_path: Path, quarter: int) -> None:
+    draws = random.Random(quarter)
+    for number in range(5):
         killed_and_resumed(tiny, tmp_path / f"home-{number}", [draws.uniform(0.3, 6.0) for _ in range(5)])
 
 

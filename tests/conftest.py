@@ -14,6 +14,13 @@ for _signal in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(_signal, signal.default_int_handler if _signal is signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two test processes for the whole suite; none for a few named tests, nor where output is shown or time counts."""
+    chosen = [word for word in config.invocation_params.args if not str(word).startswith("-")]
+    alone = config.option.capture == "no" or not config.option.markexpr.startswith("not ")
+    return 0 if alone or chosen else 2
+
+
 @pytest.fixture(autouse=True)
 def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh accel home; environment variables that steer accel or the hub are cleared."""

@@ -178,7 +178,7 @@ def test_false_alarms_of_200_real_comparisons_of_equals_on_a_busy_machine(
     assert minutes < 30
 
 
-MODEL = ("--precision-target", "1%", "--seq", "16", "--threads", "1")
+MODEL = ("--max-time", "6s", "--precision-target", "1%", "--seq", "16", "--threads", "1")
 
 
 @pytest.mark.timeout(3 * 3600)

@@ -24,6 +24,8 @@ from accel.core.types import Model
 STRETCH_S = 0.05
 #: numbers of pairs of processes at which a duel looks whether it is decided; the level is shared among the looks
 LOOKS = (8, 16, 32)
+#: pairs from which a duel may end because the interval lies below the threshold: six are the fewest that have one
+CLEARED_FROM = 6
 #: measuring time of one process of a pair, seconds: more pairs tell more than longer ones
 SHARE_S = 0.3
 #: quantiles of a stretch that are compared: the median, and lower ones for a busy machine
@@ -86,9 +88,9 @@ class Duel:
                 pairs.append(found)
                 times.append((_middle(one), _middle(two)))
             spent += max(new.spent_s, 1e-3)
-            if len(pairs) in LOOKS:
+            if len(pairs) >= CLEARED_FROM:
                 ratio, p, _ = decided(pairs, self.threshold)
-                if p < self.level or (ratio.high is not None and ratio.high < self.threshold):
+                if (len(pairs) in LOOKS and p < self.level) or (ratio.high is not None and ratio.high < self.threshold):
                     break
         ratio, p, quantile = decided(pairs, self.threshold)
         note = (

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from accel.core import prepared
 from accel.core.bench import lanes
-from accel.core.bench.cells import Cell, Skipped
+from accel.core.bench.cells import Skipped
 from accel.core.bench.identity import identity
 from accel.core.bench.journal import Found, Journal
 from accel.core.bench.matrix import Matrix, refine

@@ -14,6 +14,7 @@ when they can do so at once, then read under a shared lock.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -67,6 +68,11 @@ def append_all(records: Sequence[Mapping[str, Any]]) -> list[str]:
     done = [complete(record) for record in records]
     spool().append(done)
     return [record["id"] for record in done]
+
+
+def load_library() -> None:
+    """Imports what `merge` is going to need: for a caller that waits for something else anyway."""
+    importlib.import_module("duckdb")
 
 
 def spool_size() -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from accel.core import prepared
+from accel.core import prepared, results
 from accel.core.bench import lanes, measured
 from accel.core.bench.measured import Outcome
 from accel.core.bench.process import CellProcess, Runtime, Settings, cause_of, unusable
@@ -137,6 +138,7 @@ class Group:
             cpus = lanes.cpus_for(cell, self.settings.affinity)
             process = CellProcess(cell, state.model, self.settings, cpus=cpus, runtime=state.runtime)
             self._open.append((state, process))
+            _meanwhile()
             outcome.energy_note = process.meter_missing
             process.open()
             process.visit.prepare_s = prepare_s
@@ -224,3 +226,9 @@ class Group:
                 outcome.notes = (*outcome.notes, "its output is not the same in every run")
         if process.visit.samples:
             outcome.visits.append(process.visit)
+
+
+def _meanwhile() -> None:
+    """Imports what the judging and keeping need, while the process that was just started is busy with its own."""
+    importlib.import_module("numpy")
+    results.load_library()

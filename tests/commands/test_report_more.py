@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from accel.core import results
+from tests import disks
 from tests.core.report.history import keep, record, sweep_id
 from tests.program import ACCEL, accel, environment, succeed
 
@@ -218,26 +217,8 @@ def test_a_writer_never_waits_for_a_report_that_is_open(stored: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("this container may not mount")
-    try:
+    with disks.mounted(tmp_path / "disk", "8m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(folder: Path) -> Path:
-    ballast = folder / "ballast"
-    with pytest.raises(OSError, match="No space"), ballast.open("wb") as file:
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
-    return ballast
 
 
 def test_on_a_full_disk_results_can_be_read_and_nothing_half_is_left(
@@ -247,7 +228,7 @@ def test_on_a_full_disk_results_can_be_read_and_nothing_half_is_left(
     monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(home))
     keep([record(0.01, sweep_id("one"))])
     results.append(record(0.01, sweep_id("two")))
-    ballast = fill(small_disk)
+    ballast = disks.fill(small_disk)
     assert succeed("report", "summary", "--quiet", home=home).stdout == "2\n"
     for form in ("csv", "json", "html", "parquet"):
         done = accel("report", "export", "--format", form, "--output", small_disk / "out", home=home)

@@ -6,7 +6,6 @@ import fcntl
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 from accel.core import results, spool
 from accel.core.errors import TransferError
+from tests import disks
 
 ROOT = Path(__file__).parents[2]
 RECORD = {"kind": "run", "model_name": "bert-base", "hardware_type": "cpu", "inference_time": 0.01}
@@ -276,17 +276,8 @@ def test_a_merge_that_the_disk_has_no_room_for_keeps_the_spool() -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("this container may not mount")
-    try:
+    with disks.mounted(tmp_path / "disk", "3m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(
@@ -297,11 +288,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(
     results.merge()
     made += [results.append({**RECORD, "samples": [random.random() for _ in range(2000)]})]
     results.merge()
-    ballast = small_disk / "ballast"
-    with pytest.raises(OSError, match="No space"), ballast.open("wb") as file:
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
+    ballast = disks.fill(small_disk)
     with pytest.raises(TransferError, match="No space left") as caught:
         while True:
             made.append(results.append({**RECORD, "metadata": {"text": "x" * 2000}}))
@@ -318,11 +305,7 @@ def test_a_merge_on_a_full_disk_fails_clearly_and_works_once_there_is_room(
 ) -> None:
     monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(small_disk / "home"))
     made = results.append_all([{**RECORD, "samples": [random.random() for _ in range(2000)]} for _ in range(10)])
-    ballast = small_disk / "ballast"
-    with pytest.raises(OSError, match="No space"), ballast.open("wb") as file:
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
+    ballast = disks.fill(small_disk)
     with pytest.raises(TransferError, match="space"):
         results.merge()
     ballast.unlink()

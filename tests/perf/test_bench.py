@@ -48,15 +48,6 @@ def test_what_the_measuring_loop_adds_to_one_inference() -> None:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where progress is kept."""
-    chosen = os.environ.get("ACCEL_PERF_STATE")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("state")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def frozen(state: Path) -> Path:
     """A copy of accel and two versions of an engine that differ in nothing, and one that is 5 % slower."""
     folder = state / "frozen"

@@ -61,15 +61,6 @@ def threads() -> int:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where environments and prepared models are kept."""
-    chosen = os.environ.get("ACCEL_PERF_STATE")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("state")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def minilm(state: Path) -> tuple[Path, Path]:
     """A home folder in which all-minilm is ready for OpenVINO, and the file of its graph."""
     home = state / "home-openvino"

@@ -341,6 +341,21 @@ def test_inputs_of_ones_own_and_made_up_ones_of_a_length(tmp_path: Path) -> None
     assert [cell["input_length"] for cell in made] == [8, 24]
 
 
+def test_labels_are_compared_with_those_of_torch(tmp_path: Path, evil: str) -> None:
+    folder = tmp_path / "tiny-resnet"
+    folder.mkdir()
+    stages = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32], "embedding_size": 8}
+    names = {"0": "cat", "1": "dog", "2": "horse"}
+    config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], **stages, "id2label": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    arguments = (folder, "--weights", "random", "--hw", "cpu", "--engine", "onnxruntime,evil-wrong", *QUICK)
+    cells = {cell["engine"]: cell for cell in document(*arguments, PYTHONPATH=evil)["cells"]}
+    assert cells["onnxruntime"]["agreement"]["top1"] == 1.0
+    # it answers with every score negated, so that the least likely label comes first
+    assert cells["evil-wrong"]["agreement"]["top1"] == 0.0 and cells["evil-wrong"]["agreement"]["cosine"] < 0
+    assert cells["onnxruntime"]["model_cid"] is None
+
+
 def test_a_text_decoder_has_a_first_token_and_a_rate(tmp_path: Path) -> None:
     folder = tmp_path / "tiny-gpt2"
     folder.mkdir()

@@ -143,7 +143,7 @@ class CellFar(Far):
 
     def _labels(self) -> list[str] | None:
         """The first label of each answer, or None where the task has none."""
-        if not (self.source.recipe.settings.get("labels") or self.source.recipe.settings.get("id2label")):
+        if not self.source.recipe.task.endswith("classification"):
             return None
         outputs = self.family.execute(self.session, self.batch, self.options)
         answers = self.family.postprocess_outputs(outputs, self.batch, self.options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,16 +144,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 EXACT_UP_TO = 60
 
 
-def _rank_sum_tail(count: int, value: float) -> float:
-    """P(sum of the ranks of the positive ones >= value) if each of `count` signs is a coin."""
-    if count > EXACT_UP_TO:
-        deviation = math.sqrt(count * (count + 1) * (2 * count + 1) / 24.0)
-        return 1.0 - normal_cdf((value - count * (count + 1) / 4.0 - 0.5) / deviation)
+@functools.lru_cache(maxsize=EXACT_UP_TO + 1)
+def _rank_sum_tails(count: int) -> tuple[float, ...]:
+    """P(sum of the ranks of the positive ones >= value) for each whole value, if each of `count` signs is a coin."""
     ways = [1] + [0] * (count * (count + 1) // 2)
     for rank in range(1, count + 1):
         for total in range(len(ways) - 1, rank - 1, -1):
             ways[total] += ways[total - rank]
-    return sum(ways[max(0, math.ceil(value)) :]) / 2.0**count
+    return tuple(above / 2.0**count for above in itertools.accumulate(reversed(ways)))[::-1]
+
+
+def _rank_sum_tail(count: int, value: float) -> float:
+    if count > EXACT_UP_TO:
+        deviation = math.sqrt(count * (count + 1) * (2 * count + 1) / 24.0)
+        return 1.0 - normal_cdf((value - count * (count + 1) / 4.0 - 0.5) / deviation)
+    tails = _rank_sum_tails(count)
+    least = max(0, math.ceil(value))
+    return tails[least] if least < len(tails) else 0.0
 
 
 def signed_rank(

@@ -102,6 +102,7 @@ def bundle(
         lambda con: bundling.gather(con, [find(con, name, samples=False) for name in names])
     )
     done = bundling.store(bundling.make(records), folder)
+    kept = bundling.pinned_ids()
     data = {
         "schema": "accel.report-bundle/1",
         "cid": done.cid,
@@ -116,8 +117,10 @@ def bundle(
         output.note(f"pinned as {done.name}: {_report.counted(len(records), 'result')}, {human_bytes(done.bytes)}")
         for model in done.manifest["models"]:
             if model["cid"] is None and model["weights"] != "random":
+                output.note(f"nobody knows the CID of {model['model']}: accel pin {model['model']} gives it one")
+            elif model["cid"] is not None and model["cid"] not in kept:
                 output.note(
-                    f"{model['model']} is not pinned, so the bundle names no CID for it: accel pin {model['model']}"
+                    f"{model['model']} itself is not pinned here: accel pin {model['model']} keeps it for others"
                 )
         if done.path is not None:
             output.note(f"written to {done.path}")
@@ -131,9 +134,11 @@ def storage(output: Output, offline: _Offline = False) -> None:
 
     Example: accel report storage
     """
+    from accel.core.paths import home
     from accel.core.report.stored import survey
 
     found = survey(offline=offline)
+    below = f"{home()}/"
     total = sum(entry["bytes"] for entry in found if entry["own"])
 
     def human() -> None:
@@ -144,13 +149,13 @@ def storage(output: Output, offline: _Offline = False) -> None:
                 _report.text(entry["count"]),
                 human_bytes(entry["bytes"]),
                 bar(entry["bytes"] / total if entry["own"] and total else 0.0, 10),
-                entry["where"],
+                entry["where"].removeprefix(below),
             ]
             for entry in found
             if entry["bytes"] or entry["count"]
         ]
         output.table(("level", "what", "n", "size", "", "where"), rows, right=("n", "size"), whole=("n", "size"))
-        output.line(f"{human_bytes(total)} in all on this machine")
+        output.line(f"{human_bytes(total)} in all on this machine, in {below}")
 
     data = {"schema": "accel.report-storage/1", "storage": found, "total_bytes": total}
     output.result(data, human, str(total))

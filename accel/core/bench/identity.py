@@ -29,9 +29,10 @@ def identity(cell: Cell, model: Model) -> dict[str, Any]:
 
 
 def content_id(model: Model) -> str | None:
-    """The CID that `accel pin` gives the model's files under its default profile; None for a model without files.
+    """The CID of the model's files under the default profile of `accel pin`; None for a model without files.
 
-    It is computed once for the same bytes (at the speed of SHA-256) and then remembered. A model that came by its CID
+    It is the one that pinning the model gives, but for a folder that holds more than the model: that is not counted. It
+    is computed once for the same bytes (at the speed of SHA-256) and then remembered. A model that came by its CID
     has that one, whatever the profile it was made under.
     """
     if model.folder is None or model.weights != "pretrained":

@@ -27,6 +27,7 @@ from accel.core.report.runs import Run
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from accel.core.content.pins import Pins
     from accel.core.report.joining import Joined
 
 SCHEMA = "accel.bundle/1"
@@ -99,12 +100,21 @@ def make(records: Sequence[dict[str, Any]]) -> Bundle:
     return Bundle(manifest, lines)
 
 
-def _pinned() -> dict[tuple[str, str | None], str]:
-    """Content ids of pinned models, by name and revision; those that several pins have are left out."""
+def _pins() -> Pins:
     from accel.core.content.pins import Pins
 
+    return Pins(paths.home() / "content" / "pins")
+
+
+def pinned_ids() -> set[str]:
+    """Content ids of everything that is pinned here."""
+    return {pin.cid for pin in _pins().all()}
+
+
+def _pinned() -> dict[tuple[str, str | None], str]:
+    """Content ids of pinned models, by name and revision; those that several pins have are left out."""
     found: dict[tuple[str, str | None], list[str]] = {}
-    for pin in Pins(paths.home() / "content" / "pins").all():
+    for pin in _pins().all():
         found.setdefault((pin.name, pin.revision), []).append(pin.cid)
     return {key: cids[0] for key, cids in found.items() if key[0] and len(cids) == 1}
 
@@ -127,7 +137,6 @@ def store(bundle: Bundle, folder: Path | None = None) -> Stored:
         InputError: the folder has something else in it. TransferError: it cannot be stored.
     """
     from accel.core.content import pinning
-    from accel.core.content.pins import Pins
     from accel.core.content.settings import Settings
 
     target = None if folder is None else folder.expanduser().absolute()
@@ -140,9 +149,7 @@ def store(bundle: Bundle, folder: Path | None = None) -> Stored:
         pinned = pinning.pin(pinning.Request(str(inner)), Settings.current(offline=True))
     runs = bundle.manifest["runs"]
     name = f"bundle-{'-'.join(run[:12] for run in runs[:3]) or bundle.manifest['sha256'][:12]}"
-    Pins(paths.home() / "content" / "pins").add(
-        dataclasses.replace(pinned.pin, name=name, source="accel report bundle", licence=None)
-    )
+    _pins().add(dataclasses.replace(pinned.pin, name=name, source="accel report bundle", licence=None))
     if target is not None:
         bundle.write(paths.ensure(target))
     return Stored(pinned.pin.cid, name, bundle.manifest, len(bundle.lines), target)

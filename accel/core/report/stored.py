@@ -35,7 +35,7 @@ def survey(*, offline: bool = False) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for level, kind, name in _PARTS:
         path = paths.home() / name
-        count, size = _measure(path)
+        count, size = _measure(path, "journal.jsonl" if name == "bench" else "")
         found.append({"level": level, "kind": kind, "count": count, "bytes": size, "where": str(path), "own": True})
     if not (paths.home() / "content").exists():
         return found
@@ -48,13 +48,15 @@ def survey(*, offline: bool = False) -> list[dict[str, Any]]:
     return found
 
 
-def _measure(path: Path) -> tuple[int, int]:
-    """Files and their bytes at a path."""
+def _measure(path: Path, only: str) -> tuple[int, int]:
+    """Files (of the name `only`, if there is one) and their bytes at a path."""
     if path.is_file():
         return 1, path.stat().st_size
     count = size = 0
     for folder, _, files in os.walk(path):
         for name in files:
+            if only and name != only:
+                continue
             try:
                 size += (Path(folder) / name).lstat().st_size
                 count += 1

@@ -281,14 +281,21 @@ def import_(
     with bytes_bar(output, "importing") as (begin, advance, _):
         if file.is_file():
             begin(file.stat().st_size)
-        pins = pinning.import_car(file, Settings.current(offline=offline), advance)
+        done = pinning.import_car(file, Settings.current(offline=offline), advance)
+    for damage in done.damaged:
+        output.warning(f"{damage}; what the content needs came from elsewhere")
 
     def human() -> None:
-        for pin in pins:
+        for pin in done.pins:
             output.line(f"{pin.cid} ({human_bytes(pin.size_bytes)})")
 
-    data = {"schema": "accel.pin-import/1", "pins": [_pin_json(pin) for pin in pins]}
-    output.result(data, human, "\n".join(pin.cid for pin in pins))
+    data = {
+        "schema": "accel.pin-import/1",
+        "pins": [_pin_json(pin) for pin in done.pins],
+        "damaged": done.damaged,
+        "level": done.level,
+    }
+    output.result(data, human, "\n".join(pin.cid for pin in done.pins))
 
 
 GROUP: dict[str, Any] = {

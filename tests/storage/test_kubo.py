@@ -165,7 +165,7 @@ def test_car_files_both_ways(tmp_path: Path, one: Node, other_home: None) -> Non
             stdout=out,
             check=True,
         )
-    (pin,) = pinning.import_car(tmp_path / "theirs.car", OFFLINE)
+    (pin,) = pinning.import_car(tmp_path / "theirs.car", OFFLINE).pins
     assert pin.cid == cid
     assert verify.verify(OFFLINE).sound
     ours = pinned(model(tmp_path / "ours", seed=601))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from accel.core.content.cid import Cid, read, varint
-from accel.core.errors import TransferError
+from accel.core.errors import AccelError, IncompatibleError, TransferError
 
 #: a block above this is refused: IPFS nodes exchange at most 2 MiB
 LARGEST_BLOCK = 4 << 20
@@ -141,6 +141,8 @@ class Reader:
         self.roots: tuple[Cid, ...] = tuple(roots)
         #: offset in the stream of the bytes of the block read last
         self.offset = self._at
+        #: what was wrong with the last block that was not good
+        self.trouble: AccelError = self._bad("nothing")
 
     def _bad(self, what: str) -> TransferError:
         return TransferError(
@@ -177,23 +179,36 @@ class Reader:
             if shift > 35:
                 raise self._bad(f"a {what} has no sensible length, at byte {self._at}")
 
-    def unchecked(self) -> Iterator[tuple[Cid, bytes, bool]]:
-        """Every block with its CID and whether the bytes match it; for looking at damaged files."""
+    def unchecked(self) -> Iterator[tuple[Cid | None, bytes, bool]]:
+        """Every block with its CID and whether the bytes match it; for damaged files.
+
+        A name that cannot be read, or is of a kind that is not supported, gives None with the whole section, and why it
+        is so in `trouble`.
+        """
         while (length := self._length("block")) is not None:
             if not 34 <= length <= LARGEST_BLOCK + 64:
                 raise self._bad(f"a block claims {length} bytes, at byte {self._at}")
-            start = self._at
+            self.offset = start = self._at
             section = self._exactly(length, "a block")
             try:
                 cid, behind = read(section)
             except ValueError as error:
-                raise self._bad(f"a block has a damaged name ({error}), at byte {start}") from error
+                self.trouble = self._bad(f"a block has a damaged name ({error}), at byte {start}")
+                yield None, section, False
+                continue
+            except IncompatibleError as error:
+                self.trouble = error
+                yield None, section, False
+                continue
             data = section[behind:]
             self.offset = start + behind
-            yield cid, data, cid.matches(data)
+            good = cid.matches(data)
+            if not good:
+                self.trouble = self._bad(f"the block {cid} does not match its name, at byte {self.offset}")
+            yield cid, data, good
 
     def __iter__(self) -> Iterator[tuple[Cid, bytes]]:
         for cid, data, good in self.unchecked():
-            if not good:
-                raise self._bad(f"the block {cid} does not match its name, at byte {self.offset}")
+            if cid is None or not good:
+                raise self.trouble
             yield cid, data

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from accel.core import paths
 from accel.core.content import lockfile, trees
 from accel.core.content.blockstore import Store
+from accel.core.content.bringing import bring
 from accel.core.content.cid import Cid, is_reference, parse, parse_reference
 from accel.core.content.index import Filled, Row
 from accel.core.content.job import Advance, Begin, Job, tidy
 from accel.core.content.pins import AmbiguousName, Pins
+from accel.core.content.room import check_limit, check_room
 from accel.core.content.walk import Content, resolve, text
 from accel.core.errors import InputError
 
@@ -99,7 +101,7 @@ def _output(job: Job, content: Content, target: Path) -> Path:
     paths.ensure(target.parent)
     job.hold(mark)
     stage.mkdir(mode=0o755, exist_ok=True)
-    ready = job.fetcher.bring(content, stage)
+    ready = bring(job.fetcher, content, stage)
     _clear_but(stage, {trees.path_in(stage, file) for file in ready})
     builder = trees.Builder(job.store, stage, job.fetcher.supply, job.advance, ready=ready)
     builder.run(content)
@@ -195,8 +197,6 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
         IncompatibleError: more than `max_size` or than the disk has room for.
         TransferError: blocks that cannot be had or are damaged everywhere, or a disk that is full.
     """
-    from accel.core.content.fetching import check_limit
-
     root, inside, locked = find(wish.reference, frozen=wish.frozen)
     with Job(settings, advance, durable=False) as job:
         cid = resolve(root, inside, job.fetcher.load) if inside else root
@@ -204,11 +204,11 @@ def fetch(wish: Wish, settings: Settings, begin: Begin | None = None, advance: A
         if begin is not None:
             begin(content.size)
         if wish.output is not None and not wish.car:
-            job.fetcher.check_room(content, wish.output.absolute(), copied=True)
+            check_room(job.store, content, wish.output.absolute(), copied=True)
             path = _output(job, content, wish.output)
         else:
-            job.fetcher.check_room(content, job.store.root, copied=False)
-            job.fetcher.bring(content)
+            check_room(job.store, content, job.store.root, copied=False)
+            bring(job.fetcher, content)
             path = _car(job, content, wish) if wish.car else _home(job, content, wish.only)
         check_limit(content, wish.max_size)
         if locked is not None and not wish.only:
@@ -253,8 +253,8 @@ def materialise(cid: str | Cid, *, offline: bool = False, advance: Advance | Non
 
     with Job(Settings.current(offline=offline), advance, durable=False) as job:
         content = job.look(root)
-        job.fetcher.check_room(content, job.store.root, copied=False)
-        job.fetcher.bring(content)
+        check_room(job.store, content, job.store.root, copied=False)
+        bring(job.fetcher, content)
         return _home(job, content)
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.core.content import importer, lockfile
-from accel.core.content.cid import Cid, is_reference, parse
+from accel.core.content.cid import is_reference, parse
 from accel.core.content.job import Advance, Begin, Job, tidy
 from accel.core.content.pins import Pin, Pins
 from accel.core.content.settings import Settings
 from accel.core.content.unixfs import MODERN, Profile
-from accel.core.errors import InputError, UnavailableError
+from accel.core.errors import InputError, TransferError, UnavailableError
 
 if TYPE_CHECKING:
     from accel.core.content.collect import Collected
+    from accel.core.content.walk import Content
 
 #: told of model bytes that are downloaded or hashed while a name is resolved
 Report = Callable[[int, int | None], None]
@@ -174,7 +175,9 @@ def _pin_files(
 def _pin_content(request: Request, settings: Settings, begin: Begin | None, advance: Advance | None) -> Pinned:
     if request.reference:
         raise InputError("--reference is for files that are here already", "leave it out to pin content by its CID")
+    from accel.core.content.bringing import bring
     from accel.core.content.getting import find, report
+    from accel.core.content.room import check_room
     from accel.core.content.walk import resolve
 
     root, inside, _ = find(request.what)
@@ -183,8 +186,8 @@ def _pin_content(request: Request, settings: Settings, begin: Begin | None, adva
         content = job.look(cid)
         if begin is not None:
             begin(content.size)
-        job.fetcher.check_room(content, job.store.root, copied=False)
-        job.fetcher.bring(content)
+        check_room(job.store, content, job.store.root, copied=False)
+        bring(job.fetcher, content)
         own = {b.digest for b in content.blocks()} - job.store.index.touch(
             {b.digest for b in content.blocks()}, job.lease.tick, owned=True
         )
@@ -299,11 +302,26 @@ def collect_garbage(*, dry_run: bool = False) -> Collected:
         return collect(store, dry_run=dry_run)
 
 
-def import_car(path: Path, settings: Settings, advance: Advance | None = None) -> list[Pin]:
-    """Pins the roots of a CAR file; blocks that it lacks are fetched.
+@dataclass(frozen=True)
+class Imported:
+    """What came out of a CAR file.
+
+    Attributes:
+        damaged: its damaged blocks in words. They came from farther away, or nothing of the content needs them.
+        level: where blocks came from that it lacked, `local` if none.
+    """
+
+    pins: list[Pin]
+    damaged: list[str]
+    level: str
+
+
+def import_car(path: Path, settings: Settings, advance: Advance | None = None) -> Imported:
+    """Pins the roots of a CAR file; blocks that it lacks, or has damaged, are fetched.
 
     Raises:
-        TransferError: it is damaged, or lacks blocks that nobody has. InputError: it cannot be read or has no roots.
+        TransferError: it is damaged, or lacks blocks, and nobody has them. InputError: it cannot be read or has no
+            roots.
     """
     from accel.core.content.transfer import read_car
 
@@ -311,23 +329,40 @@ def import_car(path: Path, settings: Settings, advance: Advance | None = None) -
         stream = path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}", "name a CAR file") from error
-    made: list[Pin] = []
     with stream, Job(settings) as job:
-        roots = read_car(job.writer, stream, str(path), advance)
+        try:
+            found = read_car(job.writer, stream, str(path), advance)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}", "name a CAR file") from error
         job.writer.commit()
-        for root in dict.fromkeys(roots):
-            made.append(_pin_root(job, root, path))
+        try:
+            roots = list(dict.fromkeys(found.roots))
+            # all or none of the roots
+            contents = [job.fetcher.look(root) for root in roots]
+            pins = [_pin_root(job, content, path) for content in contents]
+        except TransferError as error:
+            if not found.damaged:
+                raise
+            more = f" (and {len(found.damaged) - 1} more)" if len(found.damaged) > 1 else ""
+            raise TransferError(
+                f"{found.damaged[0]}{more}; {error.message}",
+                "get the CAR file again, or import it where a node or gateway has the content",
+                {"damaged": found.damaged},
+            ) from error
+        done = Imported(pins, found.damaged, job.fetcher.level)
     tidy(settings)
-    return made
+    return done
 
 
-def _pin_root(job: Job, root: Cid, path: Path) -> Pin:
-    content = job.fetcher.look(root)
-    job.fetcher.bring(content)
+def _pin_root(job: Job, content: Content, path: Path) -> Pin:
+    from accel.core.content.bringing import bring
+
+    bring(job.fetcher, content)
+    job.store.make_durable({block.digest for block in content.blocks()})
     pins = Pins(job.store.root / "pins")
-    before = pins.get(root)
+    before = pins.get(content.root)
     pin = Pin(
-        str(root),
+        str(content.root),
         name=before.name if before is not None else "",
         size_bytes=content.size,
         source=str(path.absolute()),

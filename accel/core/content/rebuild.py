@@ -128,10 +128,10 @@ def _rows(pack: Path, problems: list[str]) -> Iterator[Row]:
         with pack.open("rb") as stream:
             reader = car.Reader(stream, str(pack))
             for cid, data, good in reader.unchecked():
-                if good:
+                if cid is not None and good:
                     yield Row(cid, reader.offset, len(data))
                 else:
-                    problems.append(f"{pack}: the block {cid} at byte {reader.offset} is damaged")
+                    problems.append(reader.trouble.message)
     except AccelError as error:
         # the end of a pack that was being written when its process was killed
         problems.append(error.message)

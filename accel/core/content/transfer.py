@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,29 +104,50 @@ def write_car(
     return total
 
 
-def read_car(writer: Writer, stream: Any, source: str, advance: Advance | None = None) -> tuple[Cid, ...]:
-    """Puts the blocks of a CAR into the store, each one checked, and returns the roots that it claims.
+@dataclass
+class CarContent:
+    """What a CAR held.
+
+    Attributes:
+        roots: those that it claims.
+        damaged: its damaged blocks, and where it could not be read further.
+    """
+
+    roots: tuple[Cid, ...]
+    damaged: list[str] = field(default_factory=list)
+
+
+def read_car(writer: Writer, stream: Any, source: str, advance: Advance | None = None) -> CarContent:
+    """Puts the good blocks of a CAR into the store, each one checked; damaged ones are named and left out.
 
     Raises:
-        TransferError: damaged or cut short. InputError: it claims no roots.
+        TransferError: its header is damaged. InputError: it claims no roots.
     """
     reader = car.Reader(stream, source)
     if not reader.roots:
         raise InputError(
             f"{source} names no roots, so nothing in it could be pinned", "write one with accel pin export"
         )
+    found = CarContent(reader.roots)
     group: list[tuple[Cid, bytes]] = []
     held = 0
-    for cid, data in reader:
-        group.append((cid, data))
-        held += len(data)
-        if advance is not None:
-            advance(float(len(data)))
-        if held > 16 << 20:
-            writer.put_new(group)
-            group, held = [], 0
+    try:
+        for cid, data, good in reader.unchecked():
+            if cid is not None and good:
+                group.append((cid, data))
+                held += len(data)
+            else:
+                found.damaged.append(reader.trouble.message)
+            if advance is not None:
+                advance(float(len(data)))
+            if held > 16 << 20:
+                writer.put_new(group)
+                group, held = [], 0
+    except TransferError as error:
+        # what follows a damaged length cannot be told apart
+        found.damaged.append(error.message)
     writer.put_new(group)
-    return reader.roots
+    return found
 
 
 def give_to_node(store: Store, node: Any, root: Cid, advance: Advance | None = None) -> list[str]:

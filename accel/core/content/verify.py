@@ -108,6 +108,8 @@ class _Check:
         self._bad: dict[bytes, list[Place]] = {}
         self._good: set[bytes] = set()
         self._codecs: dict[bytes, int] = {}
+        #: whether every node of the pins could be read, so that what is not known to be needed is not needed
+        self._all_known = True
 
     def run(self, repair: bool, begin: Begin | None) -> None:
         """See `verify`."""
@@ -153,9 +155,11 @@ class _Check:
     def _needed_by(self) -> dict[bytes, list[str]]:
         """Which pins need which block, as far as the good nodes tell."""
         needed: dict[bytes, list[str]] = {}
+        problems: list[str] = []
         for pin in self._pins:
-            for digest in reachable(self._store, [parse(pin.cid)]):
+            for digest in reachable(self._store, [parse(pin.cid)], problems):
                 needed.setdefault(digest, []).append(pin.name or pin.cid)
+        self._all_known = not problems
         return needed
 
     def _faults(self) -> None:
@@ -173,6 +177,9 @@ class _Check:
     def _weak(self, digest: bytes, place: Place, needed: dict[bytes, list[str]]) -> bool:
         """A file of the user that was only remembered as a place, and has changed since: no fault of the store."""
         if place.kind != "reference" or (digest in needed and digest not in self._good):
+            return False
+        if digest not in needed and not self._all_known:
+            # a pin may need it below a node that is damaged itself
             return False
         self._store.index.forget([(digest, place.container)])
         return True

@@ -423,7 +423,7 @@ class TestCar:
         cid = pinned(source)
         write_car(Store(), [cid], tmp_path / "model.car")
         monkeypatch.setenv("IPFS_ACCELERATE_HOME", str(tmp_path / "other home"))
-        (pin,) = pinning.import_car(tmp_path / "model.car", OFFLINE)
+        (pin,) = pinning.import_car(tmp_path / "model.car", OFFLINE).pins
         assert parse(pin.cid) == cid
         assert check().sound
         assert tree(home(cid)) == tree(source)
@@ -440,10 +440,12 @@ class TestCar:
             flip(tmp_path / "model.car", position, bit)
             with pytest.raises((TransferError, InputError)) as caught:
                 pinning.import_car(tmp_path / "model.car", OFFLINE)
-            assert caught.value.message
+            assert "model.car" in caught.value.message
             assert pinning.listing() == []
+            # the good blocks are here now, and would complete the next one
+            pinning.collect_garbage()
             flip(tmp_path / "model.car", position, bit)
-        assert pinning.import_car(tmp_path / "model.car", OFFLINE)
+        assert pinning.import_car(tmp_path / "model.car", OFFLINE).pins
 
     def test_a_car_that_is_cut_short(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from accel.core.content.transfer import write_car

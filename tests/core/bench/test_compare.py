@@ -16,7 +16,7 @@ from tests.program import accel
 pytestmark = pytest.mark.timeout(900)
 
 ENGINE = "evil-plain"
-OPTIONS = ("--hw", "cpu", "--engine", ENGINE, "--max-time", "1s", "--precision-target", "3%", "--processes", "5")
+OPTIONS = ("--hw", "cpu", "--engine", ENGINE, "--max-time", "1s", "--precision-target", "3%", "--processes", "3")
 
 
 def package(folder: Path, deed: str) -> str:

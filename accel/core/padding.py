@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 SHORTEST = 16
 
 
+def rounded(size: int) -> int:
+    """The next power of two, `SHORTEST` at least."""
+    return max(SHORTEST, 1 << (size - 1).bit_length())
+
+
 def padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
     """Feeds with rounded lengths, and the real size of every named axis.
 
@@ -39,14 +44,12 @@ def padded(spec: GraphSpec, feeds: Tensors) -> tuple[Tensors, dict[str, int]]:
                     "give inputs of one length",
                 )
     masked = {axis for t in spec.inputs if t.name == "attention_mask" for axis in t.axes[1:]}
-    rounded = {
-        axis: max(SHORTEST, 1 << (size - 1).bit_length()) if axis in masked else size for axis, size in sizes.items()
-    }
+    wanted = {axis: rounded(size) if axis in masked else size for axis, size in sizes.items()}
     wide = {}
     for t in spec.inputs:
         array = feeds[t.name]
         width = [
-            (0, rounded[axis] - size if isinstance(axis, str) else 0)
+            (0, wanted[axis] - size if isinstance(axis, str) else 0)
             for axis, size in zip(t.axes, array.shape, strict=True)
         ]
         wide[t.name] = np.pad(array, width) if any(more for _, more in width) else array

@@ -1,14 +1,21 @@
-"""Decoding in a page: the key-value cache stays there, only token ids and logits travel."""
+"""Decoding in a page: the key-value cache stays there, only token ids and logits travel.
+
+WebNN compiles every shape anew, so that its cache does not grow: it has room for all tokens from the start, filled from
+the right, and the mask says which columns hold one.
+"""
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from accel.core.browser.control import BrowserLost
 from accel.core.decoding import PAST, PRESENT, CacheDecoding, empty_past
-from accel.core.types import GraphSpec
+from accel.core.errors import InputError
+from accel.core.padding import rounded
+from accel.core.types import GraphSpec, TensorSpec
 
 if TYPE_CHECKING:
     from accel.core.contracts import Array, Tensors
@@ -73,3 +80,70 @@ class WebDecoding(CacheDecoding):
             changing = {name: array for name, array in feeds.items() if name not in self.constants}
             found = self._session.execute(self.graph.name, changing, refs=self._keys, keep=keep)
         return found["logits"]
+
+
+class FixedWebDecoding(WebDecoding):
+    """A cache of fixed size, for what compiles every shape anew. The graph has to take an attention mask.
+
+    Args:
+        room: tokens that the cache holds.
+    """
+
+    def __init__(self, session: OrtWebSession, graph: GraphSpec, feeds: Tensors, room: int) -> None:
+        self._room = rounded(room)
+        super().__init__(session, graph, feeds)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._columns: Array | None = None
+
+    def call(self, feeds: Tensors) -> Array:
+        """See `CacheDecoding.call`.
+
+        Raises:
+            InputError: there are more tokens than the cache has room for.
+        """
+        import numpy as np
+
+        batch, new = feeds["input_ids"].shape
+        wide = new if new == 1 else rounded(new)
+
+        def on_the_right(array: Array) -> Array:
+            return np.pad(array, [(0, 0), (wide - new, 0)])
+
+        past = fixed_past(self.past_specs, batch, self._room)
+        first = self._columns is None
+        columns = np.zeros((batch, self._room), np.int64) if self._columns is None else self._columns
+        mask = np.concatenate([columns, on_the_right(feeds["attention_mask"][:, -new:])], axis=1)
+        if mask[:, : -self._room].any():
+            raise InputError(
+                f"the text has more tokens than the {self._room} that the cache on WebNN was made for",
+                "a lower --max-new-tokens, or a shorter input",
+            )
+        changing: Tensors = {name: mask if name == "attention_mask" else on_the_right(a) for name, a in feeds.items()}
+        found = self._session.execute(
+            self.graph.name,
+            {**changing, **past} if first else changing,
+            refs={} if first else self._keys,
+            keep={PRESENT + t.name.removeprefix(PAST): self._keys[t.name] for t in self.past_specs},
+            last=self._room,
+            shapes={name: array.shape for name, array in past.items()},
+        )
+        self._columns = mask[:, -self._room :]
+        return found["logits"]
+
+
+def fixed(graph: GraphSpec) -> bool:
+    """Whether a graph with a cache can have one of fixed size: what is empty in it has to be masked."""
+    names = {t.name for t in graph.inputs if not t.name.startswith(PAST)}
+    return "attention_mask" in names and names <= {"input_ids", "attention_mask", "position_ids"}
+
+
+def fixed_past(specs: Sequence[TensorSpec], batch: int, room: int) -> Tensors:
+    """The cache before the first token, with room for some."""
+    import numpy as np
+
+    return {
+        t.name: np.zeros([batch if a == "batch" else a if isinstance(a, int) else room for a in t.axes], t.dtype)
+        for t in specs
+    }

@@ -15,7 +15,8 @@ def write(exported: Path, graph: str, folder: Path, *, rewritten: bool) -> dict[
     """Writes an export as `<graph>.onnx` with its weights in `<graph>.onnx.data`, and says what its axes are called.
 
     Args:
-        rewritten: for WebGPU and WebNN.
+        rewritten: for WebGPU and WebNN, whose graph is optimised in the page, where it is known what they take. For
+            WebAssembly it is optimised here: that is most of the time that the page needs to open it.
 
     Raises:
         IncompatibleError: an operator is unknown to ONNX Runtime.
@@ -24,23 +25,31 @@ def write(exported: Path, graph: str, folder: Path, *, rewritten: bool) -> dict[
 
     from accel.core.export import save
 
-    _check(exported)
-    model = onnx.load(str(exported))
+    target = folder / f"{graph}.onnx"
+    weights = f"{target.name}.data"
     if rewritten:
+        _open(exported)
+        model = onnx.load(str(exported))
         _flatten_gathers(model)
         model = _expand(model, graph)
-    target = folder / f"{graph}.onnx"
-    save(model, target)
-    weights = f"{target.name}.data"
+        save(model, target)
+    else:
+        _open(exported, target)
+        model = onnx.load(str(target), load_external_data=False)
     axes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in model.graph.input
     }
-    return {"file": target.name, "data": [weights] if (folder / weights).exists() else [], "axes": axes}
+    data = [weights] if (folder / weights).exists() else []
+    return {"file": target.name, "data": data, "axes": axes, "optimise": "all" if rewritten else "disabled"}
 
 
-def _check(exported: Path) -> None:
-    """Has ONNX Runtime itself look at the graph: what its own library does not know, its web build does not either."""
+def _open(exported: Path, optimised: Path | None = None) -> None:
+    """Has ONNX Runtime itself look at the graph: what its own library does not know, its web build does not either.
+
+    Args:
+        optimised: where to write it as ONNX Runtime's optimiser leaves it, without layouts of this very processor.
+    """
     import onnxruntime as ort
 
     from accel.core.export import cause
@@ -49,6 +58,12 @@ def _check(exported: Path) -> None:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
+    if optimised is not None:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(optimised)
+        beside = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{beside}_file_name", f"{optimised.name}.data")
+        options.add_session_config_entry(f"{beside}_min_size_in_bytes", "1024")
     try:
         ort.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from accel.core.decoding import PRESENT
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
 from accel.core.padding import cut, padded
 from accel.core.types import GraphSpec, Plan, Recipe
-from accel.engines._ort_web_decoding import WebDecoding
+from accel.engines._ort_web_decoding import FixedWebDecoding, WebDecoding
 from accel.engines._ort_web_truth import described
 
 if TYPE_CHECKING:
@@ -45,9 +45,13 @@ _BROKEN = ("aborted(", "unreachable", "memory access out of bounds", "device is 
 
 
 class OrtWebSession(Session):
-    """The graphs of a plan in a page."""
+    """The graphs of a plan in a page.
 
-    def __init__(self, folder: Path, recipe: Recipe, plan: Plan) -> None:
+    Args:
+        single: one inference is coming, so that it has to open soon rather than execute fast.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, *, single: bool = False) -> None:
         self.effective_precision = plan.precision
         self._folder, self._specs, self._plan = folder, recipe.graphs, plan
         try:
@@ -60,6 +64,10 @@ class OrtWebSession(Session):
         self._kind = pool.Kind(
             self.browser, "wasm" if plan.platform == "cpu" else plan.platform, plan.threads or limits()[1]
         )
+        # threads of WebAssembly that wait for work by spinning keep the answer's way to us from the processor
+        self._extra: dict[str, Any] = {"session": {"force_spinning_stop": "1"}}
+        if single:
+            self._extra = {"session": {"disable_prepacking": "1", "intra_op": {"allow_spinning": "0"}}}
         self._page: Page | None = None
         self._open: OrderedDict[tuple[Any, ...], str] = OrderedDict()
         self._opened: dict[str, dict[str, Any]] = {}
@@ -86,13 +94,18 @@ class OrtWebSession(Session):
         found = self.execute(graph, feeds)
         return {t.name: found[t.name] for t in self._specs[graph].outputs}
 
-    def execute(self, graph: str, feeds: Tensors, **kept: Any) -> Tensors:
+    def execute(
+        self, graph: str, feeds: Tensors, shapes: Mapping[str, tuple[int, ...]] | None = None, **kept: Any
+    ) -> Tensors:
         """Executes a graph once in the page; `kept` says which tensors are there already, or stay (`engine.js`).
+
+        Args:
+            shapes: of inputs that are there already, for graphs of fixed shape.
 
         Raises:
             BrowserLost: the browser is gone, and with it what it kept.
         """
-        name = self._session(graph, feeds)
+        name = self._session(graph, {**(shapes or {}), **{n: array.shape for n, array in feeds.items()}})
         dropped, self.dropped[:] = list(self.dropped), []
         head, found = self._call("run", feeds, name=name, drop=dropped, **kept)
         self.inner_ms = float(head["ms"])
@@ -100,7 +113,7 @@ class OrtWebSession(Session):
 
     def decode(self, graph: GraphSpec, feeds: Tensors, max_length: int) -> Decoding:
         """See `Session.decode`. The cache stays in the page, on the graphics processor where it executes there."""
-        return WebDecoding(self, graph, feeds)
+        return FixedWebDecoding(self, graph, feeds, max_length) if self._static else WebDecoding(self, graph, feeds)
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Does something in the page, and once more in a new one when a browser is lost."""
@@ -147,9 +160,9 @@ class OrtWebSession(Session):
             return OutOfMemoryError(f"memory ran out in {self.browser.kind}: {line}", "use a smaller batch")
         return IncompatibleError(f"onnxruntime-web failed: {line}", "use another engine (--engine)")
 
-    def _session(self, graph: str, feeds: Tensors) -> str:
+    def _session(self, graph: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The name of the page's session for a graph, with fixed shapes where the platform needs them."""
-        key = (graph, *((n, feeds[n].shape) for n in sorted(feeds))) if self._static else (graph,)
+        key = (graph, *sorted(shapes.items())) if self._static else (graph,)
         if key in self._open:
             self._open.move_to_end(key)
             return self._open[key]
@@ -167,7 +180,7 @@ class OrtWebSession(Session):
                 name=name,
                 graph=urls[about["file"]],
                 data={file: urls[file] for file in about["data"]},
-                options=self._options(graph, about["axes"], feeds),
+                options=self._options(graph, about, shapes),
             )
         finally:
             for url in urls.values():
@@ -176,14 +189,14 @@ class OrtWebSession(Session):
         self._opened[graph] = head
         return name
 
-    def _options(self, graph: str, axes: dict[str, list[int | str]], feeds: Tensors) -> dict[str, Any]:
+    def _options(self, graph: str, about: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         provider: Any = {"webgpu": "webgpu", "cpu": "wasm"}.get(self._plan.platform)
         if self._static:
             provider = {"name": "webnn", "deviceType": self._webnn_type()}
         sizes = {
             axis: int(size)
-            for name, array in feeds.items()
-            for axis, size in zip(axes[name], array.shape, strict=True)
+            for name, shape in shapes.items()
+            for axis, size in zip(about["axes"][name], shape, strict=True)
             if isinstance(axis, str)
         }
         fixed: dict[str, Any] = {"freeDimensionOverrides": sizes} if self._static else {}
@@ -191,7 +204,12 @@ class OrtWebSession(Session):
             fixed["preferredOutputLocation"] = {
                 t.name: "gpu-buffer" for t in self._specs[graph].outputs if t.name.startswith(PRESENT)
             }
-        return {"executionProviders": [provider], "graphOptimizationLevel": "all", **fixed}
+        return {
+            "executionProviders": [provider],
+            "graphOptimizationLevel": about["optimise"],
+            "extra": self._extra,
+            **fixed,
+        }
 
     def _webnn_type(self) -> str:
         """The best device type of WebNN that really executes on what it says; else whichever executes."""

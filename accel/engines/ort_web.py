@@ -58,8 +58,10 @@ class OrtWebEngine(EnginePlugin):
     def plans(self, device: str, recipe: Recipe, precisions: Sequence[str]) -> list[Plan]:
         """See `EnginePlugin.plans`."""
         platform = device.partition(":")[0]
-        if platform == "webnn" and any(graph.cache for graph in recipe.graphs.values()):
-            return []  # it compiles every shape anew, and a key-value cache grows with every token
+        from accel.engines._ort_web_decoding import fixed
+
+        if platform == "webnn" and not all(fixed(graph) for graph in recipe.graphs.values() if graph.cache):
+            return []  # it compiles every shape anew, and this cache grows with every token
         return [Plan(device, platform, self.name, "fp32")] if "fp32" in precisions else []
 
     def prefer(self, plans: Sequence[Plan], model: Model, recipe: Recipe, batch: int) -> tuple[Plan, str] | None:
@@ -93,7 +95,7 @@ class OrtWebEngine(EnginePlugin):
         """See `EnginePlugin.load`."""
         from accel.engines._ort_web_session import OrtWebSession
 
-        return OrtWebSession(folder, recipe, plan)
+        return OrtWebSession(folder, recipe, plan, single=single)
 
 
 PLUGIN = OrtWebEngine

@@ -14,7 +14,7 @@ import pytest
 
 from accel.core.browser import pool
 from accel.core.contracts import Session, TorchGraph
-from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
+from accel.core.errors import AccelError, IncompatibleError, InputError, OutOfMemoryError, UnavailableError
 from accel.core.registry import engine
 from accel.core.types import GraphSpec, Plan, Recipe, TensorSpec
 from tests.browsers import SHELL, browser, main_process, share_runtime
@@ -124,7 +124,7 @@ def test_other_shapes_and_repetition(models: Any, monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(found, copy)
 
 
-@pytest.mark.parametrize(("device", "kind"), PLACES[:3], ids=IDS[:3])
+@pytest.mark.parametrize(("device", "kind"), PLACES, ids=IDS)
 def test_decoding_keeps_its_cache_in_the_page(
     models: Any, monkeypatch: pytest.MonkeyPatch, device: str, kind: str
 ) -> None:
@@ -160,11 +160,29 @@ def test_decoding_goes_on_after_a_crash_once(models: Any) -> None:
         decoding.step(np.array([[8]]))
 
 
-def test_webnn_takes_no_growing_cache() -> None:
-    spec = GraphSpec("model", (), (), cache=True)
-    recipe = Recipe("text-decoder", "t", {"model": spec}, {})
+def test_webnn_takes_a_cache_only_where_empty_places_are_masked(models: Any) -> None:
+    unmasked = GraphSpec("model", (TensorSpec("input_ids", "int64", ("batch", "length")),), (), cache=True)
+    recipe = Recipe("text-decoder", "t", {"model": unmasked}, {})
     assert engine("ort-web").plans("webnn:chromium", recipe, ["fp32"]) == []
     assert engine("ort-web").plans("webgpu:chromium", recipe, ["fp32"])
+    assert engine("ort-web").plans("webnn:chromium", models("llama").recipe, ["fp32"])
+
+
+def test_a_cache_of_fixed_size_that_is_full(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = models("llama")
+    spec = source.recipe.graphs["model"]
+    session, torch = opened(source, choose(monkeypatch, *PLACES[3])), torch_session(source)
+    decoding = session.decode(spec, {}, 16)
+    ids = np.arange(1, 16)[None]
+    decoding.step(ids)
+    more = np.array([[7]])
+    expected = torch.decode(spec, {}, 16).step(np.concatenate([ids, more], axis=1))
+    assert worst(decoding.step(more), expected) < 1e-4
+    with pytest.raises(InputError, match="more tokens than the 16"):
+        decoding.step(more)
+    # where it ran
+    assert set(session.execution()["nodes"]) <= {"webnn", "wasm"}
+    assert session.execution()["fallback"] == ""
 
 
 def kill(session: Any) -> None:

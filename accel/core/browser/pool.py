@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 from dataclasses import dataclass
 
+from accel.core.browser import audience
 from accel.core.browser.finding import Browser
 from accel.core.browser.pages import Page
 from accel.core.browser.runtime import FILES, folder, obtain
 
-#: seconds that onnxruntime-web may take to load
-LOAD_S = 60.0
+#: seconds that a fresh page may take to answer
+ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ _pages: dict[Kind, Page] = {}
 
 
 def lease(kind: Kind) -> Page:
-    """A page of this kind with onnxruntime-web loaded: the one that is there, or a new one.
+    """A page of this kind that has loaded onnxruntime-web, or is about to: the one that is there, or a new one.
 
     Raises:
-        BrowserLost: the browser does not start or hangs. PageError: onnxruntime-web does not load.
+        BrowserLost: the browser does not start or hangs.
         UnavailableError, TransferError: onnxruntime-web is not to be had.
     """
     page = _pages.get(kind)
@@ -47,7 +48,8 @@ def lease(kind: Kind) -> Page:
     page = Page(kind.browser, kind.purpose, files)
     try:
         build = "wasm" if kind.purpose == "wasm" else "webgpu"
-        loaded, _ = page.call("load", build=build, threads=kind.threads, timeout=LOAD_S)
+        watched = bool(audience.current.mode)
+        loaded, _ = page.call("load", build=build, threads=kind.threads, watched=watched, timeout=ANSWER_S)
         page.agent = str(loaded["agent"])
     except BaseException:
         page.close()

@@ -1,14 +1,24 @@
 // onnxruntime-web: sessions, what of their graphs went where, and tensors that stay here between two calls.
 
 let ort = null;
+let loading = null;
 const sessions = new Map();
 const kept = new Map();
 // devices that WebNN says it compiled graphs for, since the last look
 let webnnDevices = [];
 
-// `build` says which of onnxruntime-web's builds is wanted: `wasm` (small) or `webgpu` (with WebGPU and WebNN)
-export async function load(build, threads) {
-  if (ort) return;
+const LOAD_MS = 60_000;
+// y = x, as ONNX: opening it has onnxruntime-web compile its library and start its threads
+const SMALLEST = "CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEA0=";
+
+// Begins to load onnxruntime-web; `open` waits for it, and meanwhile the model comes. `build` says which of its builds
+// is wanted: `wasm` (small) or `webgpu` (with WebGPU and WebNN)
+export function load(build, threads) {
+  loading ??= start(build, threads);
+  loading.catch(() => {});
+}
+
+async function start(build, threads) {
   const module = await import(`./ort/ort.${build}.min.mjs`);
   ort = module.default ?? module;
   ort.env.wasm.numThreads = threads;
@@ -22,6 +32,14 @@ export async function load(build, threads) {
       return graph;
     };
   }
+  const small = Uint8Array.from(atob(SMALLEST), (letter) => letter.charCodeAt(0));
+  await (await ort.InferenceSession.create(small, { executionProviders: ["wasm"] })).release();
+}
+
+async function loaded() {
+  if (!loading) throw new Error("onnxruntime-web was not loaded");
+  const late = new Promise((_, fail) => setTimeout(fail, LOAD_MS, new Error("onnxruntime-web did not load in time")));
+  await Promise.race([loading, late]);
 }
 
 // What is written to the console goes here while somebody listens. ONNX Runtime takes hold of the console's functions
@@ -75,10 +93,8 @@ async function bytes(path) {
 }
 
 export async function open({ name, graph, data, options }) {
-  const model = await bytes(graph);
-  const externalData = await Promise.all(
-    Object.entries(data).map(async ([path, url]) => ({ path, data: await bytes(url) })),
-  );
+  const weights = Object.entries(data).map(async ([path, url]) => ({ path, data: await bytes(url) }));
+  const [model, externalData] = await Promise.all([bytes(graph), Promise.all(weights), loaded()]);
   const started = performance.now();
   webnnDevices = [];
   const settings = { ...options, externalData, logSeverityLevel: 0, logVerbosityLevel: 0 };
@@ -94,8 +110,9 @@ export async function open({ name, graph, data, options }) {
   };
 }
 
-// refs: {input: key of a kept tensor}; hold: {input: key to keep what is fed under}; keep: {output: key}; drop: keys
-export async function run({ name, tensors, refs = {}, hold = {}, keep = {}, drop = [] }) {
+// refs: {input: key of a kept tensor}; hold: {input: key to keep what is fed under}; keep: {output: key}; drop: keys;
+// last: positions that stay of what is kept
+export async function run({ name, tensors, refs = {}, hold = {}, keep = {}, last = null, drop = [] }) {
   const session = sessions.get(name);
   if (!session) throw new Error(`there is no session ${name}`);
   drop.forEach(forget);
@@ -116,9 +133,21 @@ export async function run({ name, tensors, refs = {}, hold = {}, keep = {}, drop
   const ms = performance.now() - started;
   for (const [output, key] of Object.entries(keep)) {
     forget(key);
-    kept.set(key, results[output]);
+    kept.set(key, last === null ? results[output] : ending(results[output], last));
   }
   return [{ ms }, ready];
+}
+
+// The last positions of a cache tensor (batch, heads, positions, size) that is on the processor.
+function ending({ data, dims, type }, count) {
+  const [batch, heads, positions, size] = dims;
+  const all = positions * size;
+  const some = count * size;
+  const found = new data.constructor(batch * heads * some);
+  for (let row = 0; row < batch * heads; row++) {
+    found.set(data.subarray((row + 1) * all - some, (row + 1) * all), row * some);
+  }
+  return new ort.Tensor(type, found, [batch, heads, count, size]);
 }
 
 function forget(key) {

@@ -7,7 +7,11 @@ import * as view from "./view.js";
 
 const operations = {
   probe: async ({ what }) => [await probe(what)],
-  load: async ({ build, threads }) => [await engine.load(build, threads) ?? { agent: navigator.userAgent }],
+  load: async ({ build, threads, watched }) => {
+    view.watch(watched);
+    engine.load(build, threads);
+    return [{ agent: navigator.userAgent }];
+  },
   open: async (call) => {
     view.state("loading the model");
     const answer = await engine.open(call);

@@ -4,7 +4,14 @@ const SHOWN = 60;
 const times = [];
 const facts = new Map();
 const element = (id) => document.getElementById(id);
+// drawing takes time from what is measured, so that it is done where somebody looks, and a few times a second
+const EVERY_MS = 200;
+let watched = false;
 let drawing = false;
+
+export function watch(on) {
+  watched = on;
+}
 
 export function state(text, bad = false) {
   element("state").textContent = text;
@@ -23,9 +30,9 @@ export function fact(name, value) {
 
 export function timing(ms) {
   times.push(ms);
-  if (drawing) return;
+  if (drawing || !watched) return;
   drawing = true;
-  requestAnimationFrame(draw);
+  setTimeout(requestAnimationFrame, times.length > 1 ? EVERY_MS : 0, draw);
 }
 
 const written = (ms) => (ms >= 100 ? ms.toFixed(0) : ms.toFixed(1));

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from accel.core.content.car import LARGEST_BLOCK
 from accel.core.content.dagpb import damaged
+from accel.core.content.multibuffer import Meeting
 from accel.core.content.providers import Scores
 from accel.core.content.sources import Data, Source, SourceError
 from accel.core.content.wants import Dropped, Served, Want
@@ -88,6 +89,7 @@ class Download:
         self._error: BaseException | None = None
         self._closing = False
         self._threads = 0
+        self._meeting = Meeting()
 
     def run(self, wants: Sequence[Want], tick: Callable[[], None] | None = None) -> list[Want]:
         """Gets what can be had and returns the rest.
@@ -192,7 +194,7 @@ class Download:
 
         try:
             data = source.get(want.cid, tell)
-            _check(want, data)
+            self._check(want, data)
         except SourceError as error:
             self._failed(ticket, error)
             return
@@ -310,12 +312,11 @@ class Download:
             self._queue.append(ticket.want)
             self._work_left.notify_all()
 
-
-def _check(want: Want, data: Data) -> None:
-    if len(data) > LARGEST_BLOCK:
-        raise SourceError("lied", f"it sent {len(data):,} bytes for the block {want.cid}")
-    if not want.cid.matches(data):
-        raise SourceError("lied", f"it sent wrong bytes for the block {want.cid}")
-    if want.size is not None and len(data) != want.size:
-        # the bytes are right, so it is the folder or file that lied about its part
-        raise damaged(f"the block {want.cid} has {len(data):,} bytes and its file claims {want.size:,}")
+    def _check(self, want: Want, data: Data) -> None:
+        if len(data) > LARGEST_BLOCK:
+            raise SourceError("lied", f"it sent {len(data):,} bytes for the block {want.cid}")
+        if self._meeting.sha256(data, alone=len(self._tickets) < 2) != want.cid.digest:
+            raise SourceError("lied", f"it sent wrong bytes for the block {want.cid}")
+        if want.size is not None and len(data) != want.size:
+            # the bytes are right, so it is the folder or file that lied about its part
+            raise damaged(f"the block {want.cid} has {len(data):,} bytes and its file claims {want.size:,}")

@@ -6,6 +6,7 @@ import hashlib
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_each_piece_has_its_digest(lengths: list[int]) -> None:
 def test_the_chunks_of_a_file(tmp_path: Path, chunk: int, paired: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not paired:
         monkeypatch.setattr(multibuffer, "digest_pair", None)
+        monkeypatch.setattr(multibuffer, "digest_file_pair", None)
     data = GENERATOR.randbytes(7 * (1 << 20) + 12_345)
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -98,3 +100,94 @@ def test_without_the_compiled_part_the_cid_is_the_same(tmp_path: Path) -> None:
     from accel.core.content.importer import cid_of
 
     assert done.stdout.strip() == str(cid_of(path))
+
+
+@needs_pairs
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 4096, 65_535, 65_536, 65_537, 131_072, 200_001, 1 << 20])
+def test_two_pieces_of_a_file(tmp_path: Path, length: int) -> None:
+    data = GENERATOR.randbytes(3 << 20)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert multibuffer.digest_file_pair is not None
+    with path.open("rb") as opened:
+        for one, other in ((0, length), (77, 1_000_001), (5, 5)):
+            found = multibuffer.digest_file_pair(opened.fileno(), one, other, length)
+            assert found == (digest(data[one : one + length]), digest(data[other : other + length]))
+
+
+@needs_pairs
+def test_a_file_that_ends_too_early_or_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100_000))
+    pair = multibuffer.digest_file_pair
+    assert pair is not None
+    with path.open("rb") as opened:
+        assert pair(opened.fileno(), 0, 50_000, 50_001) is None
+        assert pair(opened.fileno(), 0, 1 << 40, 10) is None
+        with pytest.raises(ValueError, match="not negative"):
+            pair(opened.fileno(), -1, 0, 10)
+    with path.open("ab") as closed_to_readers, pytest.raises(OSError, match="Bad file descriptor"):
+        pair(closed_to_readers.fileno(), 0, 50_000, 100)
+
+
+def test_short_files_have_empty_digests(tmp_path: Path) -> None:
+    data = GENERATOR.randbytes(100_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    spans = [(0, 40_000), (40_000, 40_000), (80_000, 40_000), (120_000, 40_000)]
+    with path.open("rb") as opened:
+        found = hash_spans(opened.fileno(), spans, short=True)
+    assert found == [digest(data[:40_000]), digest(data[40_000:80_000]), b"", b""]
+
+
+class TestMeeting:
+    def test_threads_get_the_digest_of_their_own_piece(self) -> None:
+        meeting = multibuffer.Meeting()
+        wrong: list[int] = []
+
+        def work(seed: int) -> None:
+            generator = random.Random(seed)
+            for _ in range(40):
+                data = generator.randbytes(generator.choice([10, 200_000, 200_000, 200_001]))
+                if meeting.sha256(memoryview(data), alone=generator.random() < 0.2) != digest(data):
+                    wrong.append(seed)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert meeting._waiting is None
+
+    @needs_pairs
+    def test_two_that_wait_for_each_other_are_hashed_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        meeting = multibuffer.Meeting(patience_s=30)
+        pairs: list[int] = []
+        real = multibuffer.digest_pair
+        assert real is not None
+
+        def counted(one: memoryview, other: memoryview) -> tuple[bytes, bytes]:
+            pairs.append(len(one))
+            return real(one, other)
+
+        monkeypatch.setattr(multibuffer, "digest_pair", counted)
+        data = [GENERATOR.randbytes(200_000) for _ in range(2)]
+        found: dict[int, bytes] = {}
+
+        def work(number: int) -> None:
+            found[number] = meeting.sha256(data[number], alone=False)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert found == {0: digest(data[0]), 1: digest(data[1])}
+        assert pairs == [200_000]
+
+    def test_nobody_is_waited_for_in_vain(self) -> None:
+        meeting = multibuffer.Meeting(patience_s=0.001)
+        data = GENERATOR.randbytes(200_000)
+        assert meeting.sha256(data, alone=False) == digest(data)
+        assert multibuffer.Meeting(patience_s=3600).sha256(data, alone=True) == digest(data)

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from accel.core.content.multibuffer import sha256_each, sha256_of_file
+from accel.core.content.multibuffer import sha256_each
 from accel.core.errors import TransferError
 
 #: bytes that a thread takes at a time: two of the larger chunks, and small enough to stay in the processor's caches
@@ -147,12 +147,6 @@ def hash_spans(
             first, behind = units[taken]
             start = spans[first][0]
             want = spans[behind - 1][0] + spans[behind - 1][1] - start
-            straight = sha256_of_file(handle, spans[first:behind]) if act is None else None
-            if straight is not None:
-                digests[first:behind] = straight
-                if advance is not None:
-                    advance(float(want))
-                continue
             have = read_into(handle, buffer[:want], start)
             if have < want and not short:
                 raise TransferError(

@@ -1,4 +1,4 @@
-"""SHA-256 of several pieces of memory or of a file, two at a time where the processor can.
+"""SHA-256 of several pieces of memory, two at a time where the processor can.
 
 The second one is nearly free: see `sha256_pair.c`, which is built at installation where there is a C compiler. Without
 it, or on a processor without SHA instructions, hashlib does the same work one piece after the other.
@@ -16,23 +16,21 @@ _WORTH_PAIRING = 4096
 _WORTH_MEETING = 128 << 10
 
 Pair = Callable[[memoryview, memoryview], tuple[bytes, bytes]]
-FilePair = Callable[[int, int, int, int], tuple[bytes, bytes] | None]
 
 
-def _load() -> tuple[Pair | None, FilePair | None]:
+def _load() -> Pair | None:
     try:
-        from accel.core.content._sha256_pair import digest_file_pair, digest_pair
+        from accel.core.content._sha256_pair import digest_pair
     except ImportError:
-        return None, None
+        return None
     # a name that is computed wrongly would be worse than a slow one
     one, other = b"abc" * 43, b"xyz" * 43
     expected = hashlib.sha256(one).digest(), hashlib.sha256(other).digest()
-    return (digest_pair, digest_file_pair) if digest_pair(one, other) == expected else (None, None)
+    return digest_pair if digest_pair(one, other) == expected else None
 
 
-#: `digest_pair` hashes two pieces of one length, `digest_file_pair` two of an open file (its number, two offsets, the
-#: length; None if it ends too early). None where they are not to be had.
-digest_pair, digest_file_pair = _load()
+#: hashes two pieces of one length; None where that is not to be had
+digest_pair: Pair | None = _load()
 
 
 def sha256_each(parts: Sequence[memoryview]) -> list[bytes]:
@@ -46,28 +44,6 @@ def sha256_each(parts: Sequence[memoryview]) -> list[bytes]:
             digests.extend(pair(part, parts[at + 1]))
         else:
             digests.append(hashlib.sha256(part).digest())
-    return digests
-
-
-def sha256_of_file(handle: int, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
-    """The digests of pieces of a file, read and hashed two at a time in the nearest caches.
-
-    Args:
-        spans: offset and length of each.
-
-    Returns:
-        None where that cannot be done: an odd number of pieces, different lengths, or a file that ends too early.
-    """
-    pair = digest_file_pair
-    length = spans[0][1]
-    if pair is None or len(spans) % 2 or length < _WORTH_PAIRING or any(span[1] != length for span in spans):
-        return None
-    digests: list[bytes] = []
-    for (one, _), (other, _) in zip(spans[::2], spans[1::2], strict=True):
-        found = pair(handle, one, other, length)
-        if found is None:
-            return None
-        digests.extend(found)
     return digests
 
 

@@ -13,11 +13,9 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #include <cpuid.h>
-#include <errno.h>
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
-#include <unistd.h>
 
 static const uint32_t K[64] __attribute__((aligned(64))) = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -33,8 +31,7 @@ static const uint32_t START[8] = {
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 };
 
-/* PIECE: what is read of a file at a time, for each lane; both stay in the nearest caches of the processor. */
-enum { LANES = 2, BLOCK = 64, PIECE = 64 << 10 };
+enum { LANES = 2, BLOCK = 64 };
 
 /* Takes as many 64-byte blocks of each lane into its state. The instructions want the state as the words ABEF, CDGH. */
 __attribute__((target("sha,sse4.1"))) static void compress(uint32_t state[LANES][8], const uint8_t *const from[LANES],
@@ -90,81 +87,37 @@ __attribute__((target("sha,sse4.1"))) static void compress(uint32_t state[LANES]
     }
 }
 
-/* The end of a message with its padding, one block or two. `rest`: its bytes behind the last whole block. */
-static size_t padded(uint8_t tail[2 * BLOCK], const uint8_t *rest, size_t length)
+/* The end of a message with its padding: one block or two. */
+static size_t padded(uint8_t tail[2 * BLOCK], const uint8_t *message, size_t length)
 {
-    const size_t count = length % BLOCK, blocks = count < BLOCK - 8 ? 1 : 2;
+    const size_t rest = length % BLOCK, blocks = rest < BLOCK - 8 ? 1 : 2;
     const uint64_t bits = (uint64_t)length * 8;
     memset(tail, 0, 2 * BLOCK);
-    if (count)
-        memcpy(tail, rest, count);
-    tail[count] = 0x80;
+    if (rest)
+        memcpy(tail, message + length - rest, rest);
+    tail[rest] = 0x80;
     for (int byte = 0; byte < 8; byte++)
         tail[BLOCK * blocks - 1 - byte] = (uint8_t)(bits >> 8 * byte);
     return blocks;
 }
 
-/* Takes what is left of both messages and their padding into the states, and writes the digests. */
-static void finish(uint32_t state[LANES][8], const uint8_t *const left[LANES], size_t count, size_t length,
-                   uint8_t digests[LANES][32])
+static void hash_pair(const uint8_t *const messages[LANES], size_t length, uint8_t digests[LANES][32])
 {
+    uint32_t state[LANES][8];
     uint8_t tails[LANES][2 * BLOCK];
     const uint8_t *const ends[LANES] = {tails[0], tails[1]};
     size_t blocks = 0;
-    compress(state, left, count / BLOCK);
-    for (int lane = 0; lane < LANES; lane++)
-        blocks = padded(tails[lane], left[lane] + count / BLOCK * BLOCK, length);
+    for (int lane = 0; lane < LANES; lane++) {
+        memcpy(state[lane], START, sizeof START);
+        blocks = padded(tails[lane], messages[lane], length);
+    }
+    compress(state, messages, length / BLOCK);
     compress(state, ends, blocks);
     for (int lane = 0; lane < LANES; lane++)
         for (int word = 0; word < 8; word++) {
             const uint32_t big_endian = __builtin_bswap32(state[lane][word]);
             memcpy(digests[lane] + 4 * word, &big_endian, 4);
         }
-}
-
-static void begin(uint32_t state[LANES][8])
-{
-    for (int lane = 0; lane < LANES; lane++)
-        memcpy(state[lane], START, sizeof START);
-}
-
-/* As many bytes of a file as are asked for; fewer at its end, -1 with errno on an error. */
-static ssize_t read_at(int file, uint8_t *into, size_t count, off_t offset)
-{
-    size_t done = 0;
-    while (done < count) {
-        const ssize_t got = pread(file, into + done, count - done, offset + (off_t)done);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return got < 0 ? -1 : (ssize_t)done;
-        done += (size_t)got;
-    }
-    return (ssize_t)done;
-}
-
-/* Hashes two pieces of a file while it is read. 1: done, 0: the file ends too early, -1: errno. */
-static int hash_file_pair(int file, const off_t offsets[LANES], size_t length, uint8_t digests[LANES][32])
-{
-    static _Thread_local uint8_t buffers[LANES][PIECE];
-    const uint8_t *const at[LANES] = {buffers[0], buffers[1]};
-    uint32_t state[LANES][8];
-    size_t done = 0;
-    begin(state);
-    for (;;) {
-        const size_t count = length - done < PIECE ? length - done : PIECE;
-        for (int lane = 0; lane < LANES; lane++) {
-            const ssize_t got = read_at(file, buffers[lane], count, offsets[lane] + (off_t)done);
-            if (got < 0 || (size_t)got < count)
-                return got < 0 ? -1 : 0;
-        }
-        done += count;
-        if (done == length) {
-            finish(state, at, count, length, digests);
-            return 1;
-        }
-        compress(state, at, PIECE / BLOCK);
-    }
 }
 
 static int supported(void)
@@ -184,10 +137,8 @@ static PyObject *digest_pair(PyObject *module, PyObject *arguments)
         return NULL;
     if (one.len == other.len) {
         const uint8_t *const messages[LANES] = {one.buf, other.buf};
-        uint32_t state[LANES][8];
         Py_BEGIN_ALLOW_THREADS
-        begin(state);
-        finish(state, messages, (size_t)one.len, (size_t)one.len, digests);
+        hash_pair(messages, (size_t)one.len, digests);
         Py_END_ALLOW_THREADS
     }
     const int equal = one.len == other.len;
@@ -197,30 +148,6 @@ static PyObject *digest_pair(PyObject *module, PyObject *arguments)
         PyErr_SetString(PyExc_ValueError, "the two buffers have different lengths");
         return NULL;
     }
-    return Py_BuildValue("y#y#", digests[0], (Py_ssize_t)32, digests[1], (Py_ssize_t)32);
-}
-
-static PyObject *digest_file_pair(PyObject *module, PyObject *arguments)
-{
-    int file, found;
-    long long one, other;
-    Py_ssize_t length;
-    uint8_t digests[LANES][32];
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "iLLn:digest_file_pair", &file, &one, &other, &length))
-        return NULL;
-    if (one < 0 || other < 0 || length < 0) {
-        PyErr_SetString(PyExc_ValueError, "offsets and lengths are not negative");
-        return NULL;
-    }
-    const off_t offsets[LANES] = {(off_t)one, (off_t)other};
-    Py_BEGIN_ALLOW_THREADS
-    found = hash_file_pair(file, offsets, (size_t)length, digests);
-    Py_END_ALLOW_THREADS
-    if (found < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    if (!found)
-        Py_RETURN_NONE;
     return Py_BuildValue("y#y#", digests[0], (Py_ssize_t)32, digests[1], (Py_ssize_t)32);
 }
 
@@ -234,14 +161,10 @@ static PyObject *digest_pair(PyObject *module, PyObject *arguments)
     return NULL;
 }
 
-static PyObject *digest_file_pair(PyObject *module, PyObject *arguments) { return digest_pair(module, arguments); }
-
 #endif
 
 static PyMethodDef methods[] = {
     {"digest_pair", digest_pair, METH_VARARGS, "The SHA-256 of two buffers of one length."},
-    {"digest_file_pair", digest_file_pair, METH_VARARGS,
-     "The SHA-256 of two pieces of an open file: its number, two offsets, one length. None if the file ends too early."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -77,7 +77,6 @@ def test_each_piece_has_its_digest(lengths: list[int]) -> None:
 def test_the_chunks_of_a_file(tmp_path: Path, chunk: int, paired: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not paired:
         monkeypatch.setattr(multibuffer, "digest_pair", None)
-        monkeypatch.setattr(multibuffer, "digest_file_pair", None)
     data = GENERATOR.randbytes(7 * (1 << 20) + 12_345)
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -100,34 +99,6 @@ def test_without_the_compiled_part_the_cid_is_the_same(tmp_path: Path) -> None:
     from accel.core.content.importer import cid_of
 
     assert done.stdout.strip() == str(cid_of(path))
-
-
-@needs_pairs
-@pytest.mark.parametrize("length", [0, 1, 63, 64, 4096, 65_535, 65_536, 65_537, 131_072, 200_001, 1 << 20])
-def test_two_pieces_of_a_file(tmp_path: Path, length: int) -> None:
-    data = GENERATOR.randbytes(3 << 20)
-    path = tmp_path / "file"
-    path.write_bytes(data)
-    assert multibuffer.digest_file_pair is not None
-    with path.open("rb") as opened:
-        for one, other in ((0, length), (77, 1_000_001), (5, 5)):
-            found = multibuffer.digest_file_pair(opened.fileno(), one, other, length)
-            assert found == (digest(data[one : one + length]), digest(data[other : other + length]))
-
-
-@needs_pairs
-def test_a_file_that_ends_too_early_or_cannot_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(100_000))
-    pair = multibuffer.digest_file_pair
-    assert pair is not None
-    with path.open("rb") as opened:
-        assert pair(opened.fileno(), 0, 50_000, 50_001) is None
-        assert pair(opened.fileno(), 0, 1 << 40, 10) is None
-        with pytest.raises(ValueError, match="not negative"):
-            pair(opened.fileno(), -1, 0, 10)
-    with path.open("ab") as closed_to_readers, pytest.raises(OSError, match="Bad file descriptor"):
-        pair(closed_to_readers.fileno(), 0, 50_000, 100)
 
 
 def test_short_files_have_empty_digests(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from accel.output import Output, human_bytes
+from accel.output import Output, counted, human_bytes
 
 _WORDS = {
     "local": "the local store",
@@ -67,7 +67,7 @@ def fetch(
         output.line(str(done.path))
         served = ", ".join(f"{s['name']} {human_bytes(s['bytes'])}" for s in done.sources)
         origin = f"{_WORDS[done.level]}{f' ({served})' if served else ''}"
-        output.note(f"{done.cid}: {done.files} files, {human_bytes(done.size_bytes)}, from {origin}")
+        output.note(f"{done.cid}: {counted(done.files, 'file')}, {human_bytes(done.size_bytes)}, from {origin}")
 
     data = {
         "schema": "accel.fetch/1",

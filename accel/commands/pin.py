@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accel.output import Output, human_bytes
+from accel.output import Output, counted, human_bytes
 
 if TYPE_CHECKING:
     from accel.core.content.pins import Pin
@@ -90,7 +90,9 @@ def add(
         revision = f"@{pin.revision}" if pin.revision else ""
         licence = f", {pin.licence}" if pin.licence else ""
         size = human_bytes(pin.size_bytes)
-        output.note(f"pinned {pin.name or 'content'}{revision}: {done.files} files, {size} ({kept}){licence}")
+        output.note(
+            f"pinned {pin.name or 'content'}{revision}: {counted(done.files, 'file')}, {size} ({kept}){licence}"
+        )
         if done.lock_file is not None:
             output.note(f"written to {done.lock_file}")
 
@@ -180,7 +182,9 @@ def gc(output: Output, dry_run: DryRun = False) -> None:
 
     def human() -> None:
         verb = "would free" if dry_run else "freed"
-        output.line(f"{verb} {human_bytes(done.bytes)}: {done.blocks} blocks, {done.trees} folders")
+        output.line(
+            f"{verb} {human_bytes(done.bytes)}: {counted(done.blocks, 'block')}, {counted(done.trees, 'folder')}"
+        )
 
     if done.problems:
         raise TransferError(
@@ -227,9 +231,8 @@ def verify(
             mended = f"; repaired from {fault.by}" if fault.repaired else ""
             output.line(f"{fault.kind}: {fault.cid}{where}{needed}{mended}")
         if found.sound:
-            output.line(
-                f"{found.blocks} blocks ({human_bytes(found.bytes)}) of {found.pins} pins are as they should be"
-            )
+            blocks = f"{counted(found.blocks, 'block')} ({human_bytes(found.bytes)})"
+            output.line(f"{blocks} of {counted(found.pins, 'pin')} are as they should be")
 
     output.result(data, human, "sound" if found.sound else "damaged")
     if not found.sound:

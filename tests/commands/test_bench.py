@@ -151,6 +151,8 @@ def test_a_baseline_of_other_hardware(tiny: Path, tmp_path: Path) -> None:
     [
         (["--baseline", "nope"], 3, "no baseline"),
         (["--fail-on-regression", "3%"], 2, "--baseline"),
+        (["--save-as", "no name"], 2, "no name for a baseline"),
+        (["--save-as", "./"], 2, "is a folder"),
         (["--assert", "p95"], 2, "cannot be read"),
         (["--precision-target", "300%"], 2, "is not a share"),
         (["--batch", "one"], 2, "whole numbers"),

@@ -52,6 +52,18 @@ def _path(name: str) -> tuple[Path, bool]:
     return home() / "baselines" / f"{name}.json", True
 
 
+def check(name: str) -> None:
+    """Whether a baseline can be kept under this name: worth asking before hours of measuring.
+
+    Raises:
+        InputError: not a name, or a file that is something else.
+    """
+    path, _ = _path(name)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", "name a file, such as main.json, or a name for the home folder")
+    _read(path)
+
+
 def load(name: str) -> Baseline:
     """The baseline of that name, or in that file, for this hardware.
 

@@ -148,6 +148,8 @@ def carry_out(order: Order | None, gates: Gates, listener: Listener, *, resume: 
     started = time.monotonic()
     if order is None:
         order = _interrupted()
+    if gates.save_as:
+        baselines.check(gates.save_as)
     baseline = baselines.load(gates.baseline) if gates.baseline else None
     world = World(_resolver(order))
     matrix = expand(order.axes, world)

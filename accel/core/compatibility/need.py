@@ -1,38 +1,29 @@
 """What a workload needs of a device's memory, and how far that may be off.
 
 On a processor two amounts count: *resident* memory is what the machine has to have free; *private* memory is what
-`accel run --memory-limit` bounds, which weights that are mapped from a file do not count towards and the stacks of
-threads do. Both are lines through measured peaks of processes, shifted by family (`accel/data/compatibility.json`,
-written by `tests/perf/test_compat.py`); a bound is above all peaks of its family, for a family that was not measured
-above what the line through the other families missed by. Other devices have a
-stated assumption for each part instead: no measurement of this project.
+`accel run --memory-limit` bounds, which weights that are mapped from a file count towards only where the mapping can
+be written, and the stacks of threads do. Both are lines through measured peaks (`core/performance/memory.py`); their
+bounds are above all of those, by a margin that is wider for what lies between operators (`tests/perf/test_memory.py`).
+Other devices have a stated assumption for each part instead: no measurement of this project.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from accel.core.performance.memory import UNMEASURED, memory_of, parts
+from accel.core.performance.memory import BETWEEN, ON_HOST, UNMEASURED, along, assumed, lines, measured, parts
 from accel.core.performance.operators import OperatorGraph
 
-DATA = Path(__file__).resolve().parent.parent.parent / "data" / "compatibility.json"
 #: bytes that the stack of a thread counts for against a limit of private memory (the default of Linux and macOS)
 STACK = 8 << 20
 #: one-sided bounds of each part where nothing was measured: weights are known, what libraries add is not
 ASSUMED = {"runtime": 1.5, "dense": 1.05, "tables": 1.05, "activations": 1.6, "cache": 1.15}
+#: the bound of a process whose engine was not measured
+UNKNOWN_ENGINE = 1.5
 #: by how much the bound is wider for a precision that the lines were not measured in
 OTHER_PRECISION = 1.3
 #: copies of the weights that an export has at one time beside the model, and how far the sum may be off
 EXPORT_COPIES, PREPARING_BOUND = 3, 1.3
-#: families without attention
-CONVOLUTIONAL = ("cnn",)
-#: platforms whose memory is the machine's own
-ON_HOST = ("cpu", "openvino", "mps", "webgpu", "webnn", "qualcomm")
 
 
 @dataclass(frozen=True)
@@ -59,16 +50,6 @@ class Need:
     basis: str
 
 
-@functools.cache
-def lines() -> dict[str, Any]:
-    """The measured lines by engine; empty where the file is missing."""
-    try:
-        data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data
-
-
 def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads: int = 1) -> Need:
     """What a workload needs.
 
@@ -77,40 +58,33 @@ def of(graph: OperatorGraph, engine: str, precision: str, platform: str, threads
     """
     amounts = parts(graph, precision)
     weights = int(amounts["dense"] + amounts["tables"])
-    known = lines().get("engines", {}).get(engine)
     processor = platform in ("cpu", "openvino")
-    if processor and known is not None:
-        resident, resident_bound = _on_line(known["resident"], amounts, graph.family)
-        private, private_bound = _on_line(known["private"], amounts, graph.family)
+    preparing, preparing_bound = _preparing(graph, engine, threads)
+    if processor and engine in measured():
+        resident, resident_bound = _measured(engine, "resident", amounts)
+        private, private_bound = _measured(engine, "private", amounts)
         if precision != "fp32":  # what was measured is fp32
             resident_bound, private_bound = (int(OTHER_PRECISION * bound) for bound in (resident_bound, private_bound))
-        stacks = STACK * max(0, threads - known["threads"])
-        preparing, preparing_bound = _preparing(graph, engine, threads)
+        stacks = STACK * max(0, threads - measured()[engine]["threads"])
         return Need(
             resident, resident_bound, private + stacks, private_bound + stacks, preparing, preparing_bound, 0, 0,
             weights, "measured" if precision == "fp32" else "assumed",
         )  # fmt: skip
-    line = UNMEASURED.get(engine, UNMEASURED["torch-compile"]) if platform in ON_HOST else UNMEASURED["accelerator"]
-    if processor:
-        total = memory_of(graph, engine, precision, platform).total
-        bound = int(1.5 * total)
-    else:
-        total = int(sum(line[name] * value for name, value in amounts.items()))
-        bound = int(sum(ASSUMED[name] * line[name] * value for name, value in amounts.items()))
-    preparing, preparing_bound = _preparing(graph, engine, threads)
+    line = assumed(engine, platform)
+    total = int(along(line, amounts))
+    bound = UNKNOWN_ENGINE * total
+    if not processor:
+        bound = along({name: ASSUMED[name] * factor for name, factor in line.items()}, amounts)
     host, host_bound = (0, 0) if platform in ON_HOST else _loading(graph, precision)
-    return Need(total, bound, total, bound, preparing, preparing_bound, host, host_bound, weights, "assumed")
+    return Need(total, int(bound), total, int(bound), preparing, preparing_bound, host, host_bound, weights, "assumed")
 
 
-def _on_line(line: dict[str, Any], amounts: dict[str, float], family: str) -> tuple[int, int]:
-    """What the line says for a family, and the bound; a wider one for a family that was never measured."""
-    total = sum(line["line"][name] * value for name, value in amounts.items())
-    own = line["families"].get(family, {"shift": 0.0, "bound": line["bound"]})
-    bound = total * math.exp(own["shift"] + own["bound"])
-    if family not in CONVOLUTIONAL:
-        # attention is computed in ways that keep very different amounts beside its inputs
-        bound = max(bound, total + (line["activations"] - line["line"]["activations"]) * amounts["activations"])
-    return int(total * math.exp(own["shift"])), int(bound)
+def _measured(engine: str, kind: str, amounts: dict[str, float]) -> tuple[int, int]:
+    """What the lines say, and the bound: a share of all of it, and one of what lies between operators."""
+    found, bound = lines(engine, kind), measured()[engine][kind]["bound"]
+    total = max(along(line, amounts) for line in found)
+    between = along({name: factor for name, factor in found[-1].items() if name in (*BETWEEN, "cache")}, amounts)
+    return int(total), int(bound["all"] * total + bound["between"] * between)
 
 
 def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, int]:
@@ -121,11 +95,10 @@ def _preparing(graph: OperatorGraph, engine: str, threads: int) -> tuple[int, in
     if engine.startswith("torch"):
         return 0, 0
     amounts = parts(graph)
-    torch = lines().get("engines", {}).get("torch")
-    if torch is None:
-        loaded = memory_of(graph, "torch").total
+    if "torch" in measured():
+        loaded = _measured("torch", "private", amounts)[0] + STACK * max(0, threads - measured()["torch"]["threads"])
     else:
-        loaded = _on_line(torch["private"], amounts, graph.family)[0] + STACK * max(0, threads - torch["threads"])
+        loaded = int(along(UNMEASURED["torch-compile"], amounts))
     total = loaded + EXPORT_COPIES * int(amounts["dense"] + amounts["tables"])
     return total, int(PREPARING_BOUND * total)
 

@@ -58,8 +58,6 @@ def test_bounds_are_above_predictions() -> None:
 
 def test_threads_take_stacks_of_private_memory() -> None:
     """A machine of 128 cores needs more of a limit than one of a single core, and no more resident memory."""
-    if not need.lines():
-        pytest.skip("no measured lines are shipped, so that private memory is not told apart")
     one, many = (need.of(graph(), "onnxruntime", "fp32", "cpu", threads) for threads in (1, 128))
     assert many.private - one.private >= 120 * need.STACK
     assert many.resident == one.resident
@@ -210,3 +208,10 @@ def test_a_model_too_large_for_webassembly_does_not_run_in_a_browser_with_memory
     for size, said in ((most - 4096, []), (2 * most, ["size"])):
         judged = judge(MODEL, replace(graph(), weights_bytes=size), card, Way("ort-web"), Bounds())
         assert kinds(judged) == said
+
+
+def test_what_lies_between_operators_is_less_sure_than_weights() -> None:
+    """The bound of a large batch is further above its need than that of a single input."""
+    for engine, platform in (("onnxruntime", "cpu"), ("openvino", "openvino"), ("torch", "cpu")):
+        small, large = (need.of(graph(batch), engine, "fp32", platform) for batch in (1, 512))
+        assert large.private_bound / large.private > small.private_bound / small.private

@@ -158,7 +158,7 @@ class Rival:
 
 
 def floors(blob: Path, folder: Path) -> tuple[float, float]:
-    """Seconds that hashing on all cores takes, and `dd conv=fsync`: best of three. Nothing that does both is faster."""
+    """Seconds that hashlib on all cores takes, and `dd conv=fsync`: best of three. Hashing in pairs beats the first."""
     hashing: list[float] = []
     writing: list[float] = []
     target = folder / "dd.out"
@@ -198,7 +198,7 @@ def test_pinning_a_copy(blob: Path, tmp_path: Path, durable: bool, least: float)
     ratio = report(f"pin (copied, durable) against ipfs add ({kind}, no daemon)", mine, theirs, 3)
     hashing, writing = floors(blob, tmp_path)
     explain("dd conv=fsync", writing, mine, theirs)
-    explain("hashing alone", hashing, mine, theirs)
+    explain("hashlib alone", hashing, mine, theirs)
     assert ratio > least * MARGIN
 
 
@@ -219,8 +219,8 @@ def test_pinning_by_reference(blob: Path, tmp_path: Path) -> None:
     print(f"\nextra disk by reference: {100 * extra / SIZE:.3f} % (target 2)")
     assert extra < 0.02 * SIZE
     ratio = report("pin --reference against ipfs add --nocopy (as shipped, no daemon)", mine, theirs, 3)
-    explain("hashing alone", floors(blob, tmp_path)[0], mine, theirs)
-    assert ratio > 1.4 * MARGIN
+    explain("hashlib alone", floors(blob, tmp_path)[0], mine, theirs)
+    assert ratio > 2.2 * MARGIN
 
 
 def test_fetching_from_a_gateway(blob: Path, node: Node, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from accel.core.contracts import TorchGraph
 from accel.core.errors import IncompatibleError, InputError
@@ -26,6 +27,8 @@ TOLERANCE = 1e-4
 #: operator sets, best first. From 23 on, attention stays one operator (ONNX `Attention`), which ONNX Runtime's CPU code
 #: executes 1.08 times as fast as the pieces it is made of; not every model can be expressed in it
 OPSETS = (23, 18)
+#: what could not be exported, by module and graph: the next engine that needs it does not wait for the same refusal
+_refused: WeakKeyDictionary[Any, dict[str, IncompatibleError]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -71,6 +74,9 @@ def export(graph: TorchGraph, path: Path) -> None:
     Raises:
         IncompatibleError: an operator cannot be exported, or the export computes something else.
     """
+    refused = _refused.setdefault(graph.module, {})
+    if graph.spec.name in refused:
+        raise refused[graph.spec.name]
     ways: dict[str, Callable[[], None]] = {
         **{f"opset {opset}": functools.partial(_export_dynamo, graph, path, opset) for opset in OPSETS},
         "traced": functools.partial(_export_traced, graph, path),
@@ -96,11 +102,12 @@ def export(graph: TorchGraph, path: Path) -> None:
             reasons[name] = cause(error)
             # torch's public name for it does not exist: what cannot be captured is so for every operator set
             captured = type(error).__name__ != "TorchExportError"
-    raise IncompatibleError(
+    refused[graph.spec.name] = IncompatibleError(
         f"the graph {graph.spec.name!r} cannot be exported to ONNX: {next(iter(reasons.values()))}",
         "run it with --engine torch",
         {"reasons": reasons},
     )
+    raise refused[graph.spec.name]
 
 
 def _positional(graph: TorchGraph) -> tuple[Any, tuple[Any, ...]]:

@@ -145,6 +145,8 @@ class Runner:
 
         See `plan` and `start` for the arguments.
         """
+        from accel.core.planner import candidates
+
         while True:
             with profiled("plan"):
                 plan = self.plan(items, length, batch, count)
@@ -152,10 +154,11 @@ class Runner:
                 with profiled("open"):
                     return self.start(plan, single=single)
             except (IncompatibleError, UnavailableError) as error:
-                if plan.source == "requested" or plan.key in self.wish.without:
+                left = dataclasses.replace(self.wish, without=(*self.wish.without, plan.key))
+                if plan.source == "requested" or not candidates(self.recipe, left)[0]:
                     raise
                 self._warn(f"{plan.device} {plan.engine} {plan.precision} is left out: {error.message}")
-                self.wish = dataclasses.replace(self.wish, without=(*self.wish.without, plan.key))
+                self.wish = left
 
     def start(self, plan: Plan, *, single: bool = False) -> Plan:
         """Opens the session of a plan, preparing it when it is not ready. Returns the plan as it really runs.

@@ -72,7 +72,7 @@ class Wish:
 
 
 def candidates(recipe: Recipe, wish: Wish) -> tuple[list[Plan], list[str]]:
-    """Every plan that the wish allows, best guess first, and the reasons why others are out of the question."""
+    """Every plan that the wish allows and that has not failed, best guess first; why others are out of the question."""
     plans: list[Plan] = []
     reasons: list[str] = []
     offered = [wish.engine] if wish.engine else names("engines")
@@ -88,7 +88,7 @@ def candidates(recipe: Recipe, wish: Wish) -> tuple[list[Plan], list[str]]:
             plans += [
                 dataclasses.replace(p, threads=wish.threads) for p in offer.plans(device, recipe, wish.precisions)
             ]
-    return plans, reasons
+    return [plan for plan in plans if plan.key not in wish.without], reasons
 
 
 def known(model: Model, recipe: Recipe, shape: Shape, wish: Wish, count: int | None) -> Plan | None:
@@ -184,11 +184,10 @@ def by_priority(plans: Sequence[Plan], reason: str) -> Plan:
 
 def _preferred(plans: Sequence[Plan], model: Model, recipe: Recipe, batch: int, wish: Wish) -> Plan | None:
     """What the only engine that is left says of its own plans."""
-    able = [plan for plan in plans if plan.key not in wish.without]
-    if wish.tolerance is not None or not able or len({plan.engine for plan in able}) > 1:
+    if wish.tolerance is not None or len({plan.engine for plan in plans}) > 1:
         return None
-    found = engine(able[0].engine).prefer(able, model, recipe, batch)
-    return found and by_priority([found[0], *(p for p in able if p != found[0])], found[1])
+    found = engine(plans[0].engine).prefer(plans, model, recipe, batch)
+    return found and by_priority([found[0], *(p for p in plans if p != found[0])], found[1])
 
 
 def predicted(model: Model, options: Options, shape: Shape, plans: Sequence[Plan]) -> Plan | None:
@@ -261,7 +260,7 @@ def choose(
     if not plans:
         raise nothing(reasons, wish)
     if len(plans) == 1 and wish.tolerance is None:
-        return requested(plans[0])
+        return by_priority(plans, "the only one left: the others failed") if wish.without else requested(plans[0])
     ruled = _preferred(plans, model, recipe, shape.batch, wish)
     if ruled is not None:
         return ruled

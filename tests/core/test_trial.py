@@ -99,3 +99,21 @@ def test_without_a_trial_a_plan_that_fails_gives_way_to_the_next(tiny_bert: Path
     alone = accel(*arguments, "--engine", "raise", home=tmp_path, PYTHONPATH=site)
     assert alone.returncode == 4
     assert "no beads left" in alone.stderr
+
+
+def test_a_mixture_of_experts_that_cannot_be_exported_runs_with_torch(tmp_path: Path) -> None:
+    config = {
+        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "hidden_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 300,
+        "num_local_experts": 2,
+    }  # fmt: skip
+    (tmp_path / "experts").mkdir()
+    (tmp_path / "experts/config.json").write_text(json.dumps(config))
+    done = succeed(
+        "run", tmp_path / "experts", "--weights", "random", "--input", "x", "--max-new-tokens", "2", "--no-trial",
+        "--hw", "auto", "--json", home=tmp_path,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert (answer["engine"], answer["plan"]["source"]) == ("torch", "priority")
+    assert "the others failed" in answer["plan"]["reason"]
+    assert "openvino" in done.stderr and "onnxruntime" in done.stderr and "cannot be exported" in done.stderr

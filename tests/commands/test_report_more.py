@@ -150,7 +150,7 @@ def crowd(home: Path, writers: int, readers: int, each: int) -> None:
             record = {{"kind": "bench", "model_name": "m", "inference_time": 0.01, "samples": [0.01] * 50}}
             print(results.append(record))
         try:
-            results.merge(wait_s=60.0)
+            results.merge(wait_s=240.0)
         except TransferError as error:
             print("waits:", error.message, file=sys.stderr)
         """

@@ -162,6 +162,9 @@ def _record(report: Report, row: Row) -> dict[str, Any]:
             name: {"latency_ms": 1e3 * share.seconds, "share": share.share, "bottleneck": share.bound}
             for name, share in found.classes.items()
         },
+        "measured_by_class_ms": None
+        if row.measured_classes is None
+        else {name: 1e3 * seconds for name, seconds in row.measured_classes.items()},
         "phases_ms": {name: 1e3 * seconds for name, seconds in found.phase_s.items()},
         "first_token_ms": None if prefill is None else 1e3 * prefill,
         "per_token_ms": None if decode is None or not steps else 1e3 * decode / steps,
@@ -233,6 +236,9 @@ def _details(output: Output, report: Report) -> None:
     parts = sorted(found.classes.items(), key=lambda one: -one[1].seconds)
     where = ", ".join(f"{name} {100 * share.share:.0f} %" for name, share in parts if share.share >= 0.005)
     say(f"time of {found.engine} on {found.device}: {where}")
+    for row in report.rows:
+        if row.measured_classes is not None:
+            say(_beside(row))
     say(
         f"memory: weights {human_bytes(memory.weights)}, activations "
         f"{human_bytes(memory.activations)}, cache {human_bytes(memory.cache)}, runtime {human_bytes(memory.runtime)}"
@@ -247,6 +253,9 @@ def _details(output: Output, report: Report) -> None:
         if one["knee_batch"]:
             sizes = ", ".join(f"{e['size']}: {e['throughput_per_s']:.3g}/s" for e in one["batch"])
             say(f"{one['device']} by batch: {sizes}; knee at {one['knee_batch']}")
+        if one["seq"]:
+            sizes = ", ".join(f"{e['size']}: {time_text(e['latency_ms'] / 1e3)}" for e in one["seq"])
+            say(f"{one['device']} by tokens: {sizes}")
     for advice in report.recommendations[:5]:
         sure = "" if advice["certain"] else ", a guess"
         say(f"try {advice['option']} on {advice['device']}: {advice['gain']:.2f} times the {_better(advice)}{sure}")
@@ -261,6 +270,18 @@ def _details(output: Output, report: Report) -> None:
     notes = dict.fromkeys(note for row in report.rows for note in row.prediction.notes)
     for note in [*notes, *report.graph.notes]:
         output.note(f"* {note}" if note.startswith("uncalibrated") else note)
+
+
+def _beside(row: Row) -> str:
+    """Predicted time by class of operators beside what the engine says that its own operators took."""
+    told, found = row.measured_classes or {}, row.prediction
+    names = sorted({*told, *found.classes}, key=lambda name: -told.get(name, 0.0))
+    parts = [
+        f"{name} {time_text(found.classes[name].seconds if name in found.classes else 0.0)} "
+        f"({time_text(told[name]) if name in told else 'none'})"
+        for name in names
+    ]
+    return f"{found.device} {found.engine} at batch {found.batch}, predicted (measured): {', '.join(parts)}"
 
 
 def _better(advice: dict[str, Any]) -> str:

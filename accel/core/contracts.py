@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     Tensors = dict[str, Array]
 
 
+@dataclass(frozen=True)
+class OperatorTime:
+    """How long one execution of an operator took.
+
+    Attributes:
+        name: as the engine calls its kind (`aten::addmm`, `Conv`, `FullyConnected`).
+        detail: the implementation that was used, where the engine tells.
+        shapes: of its inputs, where the engine tells.
+    """
+
+    name: str
+    seconds: float
+    detail: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+
 class Session(ABC):
     """A plan made ready to run: weights loaded, graphs compiled. Tensors in and out are numpy arrays."""
 
@@ -59,6 +75,13 @@ class Session(ABC):
         where the plan says; absent or empty where it does).
         """
         return {}
+
+    def operator_times(self, run: Callable[[], object]) -> list[OperatorTime]:
+        """Calls `run`, which executes the session, and says how long each operator took; empty where nothing tells.
+
+        At most once for a session that `EnginePlugin.load_timed` opened.
+        """
+        return []
 
     def close(self) -> None:  # noqa: B027 - nothing to free is a valid answer
         """Frees what the session holds."""
@@ -237,6 +260,10 @@ class EnginePlugin(ABC):
             single: one inference is coming and then the process ends, so a fast start is worth more than a fast
                 steady state.
         """
+
+    def load_timed(self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None) -> Session:
+        """As `load`, with what `Session.operator_times` needs turned on, where the engine has to know beforehand."""
+        return self.load(folder, recipe, plan, source)
 
 
 class Source(ABC):

@@ -7,11 +7,12 @@ the export: the weights are mapped, not read, and nothing is left to optimise.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.core.contracts import Decoding, EnginePlugin, Session, Source
+from accel.core.contracts import Decoding, EnginePlugin, OperatorTime, Session, Source
 from accel.core.cpu import describe, limits
 from accel.core.errors import IncompatibleError, UnavailableError
 from accel.core.fingerprint import engine_version
@@ -41,11 +42,19 @@ class OrtSession(Session):
     Args:
         where: device and number of it that caches of decoders live on.
         shared: the graphs write their cache in place (`_gqa`), so that they can only decode.
+        profile: folder that the sessions write the times of their operators to; empty where they do not.
     """
 
     def __init__(
-        self, sessions: dict[str, Any], precision: str, where: tuple[str, int] = ("cpu", 0), *, shared: bool = False
+        self,
+        sessions: dict[str, Any],
+        precision: str,
+        where: tuple[str, int] = ("cpu", 0),
+        *,
+        shared: bool = False,
+        profile: str = "",
     ) -> None:
+        self._profile = profile
         self.effective_precision = precision
         self.sessions = sessions
         self._where = where
@@ -71,9 +80,19 @@ class OrtSession(Session):
             return SharedDecoding(session, graph, max_length)
         return OrtDecoding(session, graph, feeds, *self._where)
 
+    def operator_times(self, run: Callable[[], object]) -> list[OperatorTime]:
+        """See `Session.operator_times`."""
+        if not self._profile:
+            return []
+        from accel.engines._ort_timing import read
+
+        return read(list(self.sessions.values()), run)
+
     def close(self) -> None:
         """Frees graphs and weights."""
         self.sessions.clear()
+        if self._profile:
+            shutil.rmtree(self._profile, ignore_errors=True)
 
 
 def _options(threads: int) -> Any:
@@ -162,11 +181,23 @@ class OnnxRuntimeEngine(EnginePlugin):
         self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
     ) -> Session:
         """See `EnginePlugin.load`."""
+        return self._opened(folder, recipe, plan, single=single)
+
+    def load_timed(self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None) -> Session:
+        """See `EnginePlugin.load_timed`."""
+        return self._opened(folder, recipe, plan, profile=tempfile.mkdtemp(prefix="accel-timed-"))
+
+    def _opened(
+        self, folder: Path, recipe: Recipe, plan: Plan, *, single: bool = False, profile: str = ""
+    ) -> OrtSession:
         import onnxruntime as ort
 
         sessions = {}
         for graph in recipe.graphs:
             options = _options(plan.threads)
+            if profile:
+                options.enable_profiling = True
+                options.profile_file_prefix = str(Path(profile) / graph)
             providers: list[Any] = ["CPUExecutionProvider"]
             if plan.platform == "cpu":
                 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -191,7 +222,7 @@ class OnnxRuntimeEngine(EnginePlugin):
             sessions[graph] = session
         number = int(plan.device.partition(":")[2] or 0) if plan.platform == "cuda" else 0
         where = ("cuda" if plan.platform == "cuda" else "cpu", number)
-        return OrtSession(sessions, plan.precision, where, shared=plan.variant == "gqa")
+        return OrtSession(sessions, plan.precision, where, shared=plan.variant == "gqa", profile=profile)
 
 
 def _provider(plan: Plan) -> tuple[str, dict[str, str]]:

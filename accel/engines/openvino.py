@@ -9,11 +9,11 @@ for the first time, 20 to 40 ms of processor time, so lengths are best rounded b
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.core.contracts import Decoding, EnginePlugin, Session, Source
+from accel.core.contracts import Decoding, EnginePlugin, OperatorTime, Session, Source
 from accel.core.cpu import describe, limits
 from accel.core.errors import AccelError, IncompatibleError, OutOfMemoryError, UnavailableError
 from accel.core.fingerprint import engine_version
@@ -83,6 +83,16 @@ class OpenVinoSession(Session):
         request = self._compiled[graph.name].create_infer_request()
         logits = self._outputs[graph.name].index("logits")
         return StateDecoding(request, self._inputs[graph.name], logits, graph, feeds)
+
+    def operator_times(self, run: Callable[[], object]) -> list[OperatorTime]:
+        """See `Session.operator_times`."""
+        from accel.engines._openvino_timing import TimedModel
+
+        timed = [model for model in self._compiled.values() if isinstance(model, TimedModel)]
+        for model in timed:
+            model.times.clear()
+        run()
+        return [one for model in timed for one in model.times]
 
     def close(self) -> None:
         """Frees graphs and weights."""
@@ -158,18 +168,30 @@ class OpenVinoEngine(EnginePlugin):
         self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None, *, single: bool = False
     ) -> Session:
         """See `EnginePlugin.load`."""
-        core = _library().Core()
-        compiled = {}
-        for name in recipe.graphs:
-            try:
-                compiled[name] = _compile(core, folder, name, plan)
-            except RuntimeError as error:
-                raise _explained(error, f"opening the graph {name!r}") from error
-        return OpenVinoSession(compiled, recipe, plan.precision)
+        return OpenVinoSession(_opened(folder, recipe, plan, {}), recipe, plan.precision)
+
+    def load_timed(self, folder: Path, recipe: Recipe, plan: Plan, source: Source | None = None) -> Session:
+        """See `EnginePlugin.load_timed`."""
+        from accel.engines._openvino_timing import TimedModel
+
+        compiled = _opened(folder, recipe, plan, {"PERF_COUNT": "YES"})
+        timed = {name: TimedModel(model) for name, model in compiled.items()}
+        return OpenVinoSession(timed, recipe, plan.precision)
 
 
-def _compile(core: Any, folder: Path, name: str, plan: Plan) -> Any:
-    return core.compile_model(folder / f"{name}.xml", _unit(plan), _settings(plan, folder))
+def _opened(folder: Path, recipe: Recipe, plan: Plan, more: dict[str, Any]) -> dict[str, Any]:
+    core = _library().Core()
+    compiled = {}
+    for name in recipe.graphs:
+        try:
+            compiled[name] = _compile(core, folder, name, plan, more)
+        except RuntimeError as error:
+            raise _explained(error, f"opening the graph {name!r}") from error
+    return compiled
+
+
+def _compile(core: Any, folder: Path, name: str, plan: Plan, more: dict[str, Any] | None = None) -> Any:
+    return core.compile_model(folder / f"{name}.xml", _unit(plan), _settings(plan, folder) | (more or {}))
 
 
 def _unit(plan: Plan) -> str:

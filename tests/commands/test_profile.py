@@ -158,5 +158,6 @@ def test_calibrating_measuring_and_accuracy(tmp_path: Path) -> None:
     (one,) = json.loads(done.stdout)["predictions"]
     assert one["measured_ms"] > 0, one["not_measured"]
     assert one["measured_memory_bytes"] > 0
+    assert one["measured_by_class_ms"].keys() >= {"convolution", "depthwise"}
     data = json.loads(succeed("profile", "--accuracy", "--json", home=tmp_path).stdout)
     assert data["overall"]["pairs"] == 1

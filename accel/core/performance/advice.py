@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accel.core.errors import AccelError
-from accel.core.performance import graphs, predict
+from accel.core.performance import calibration, graphs, predict
 from accel.core.performance.machines import Machine
 from accel.core.performance.operators import OperatorGraph
 from accel.core.performance.predict import Prediction
@@ -71,6 +71,8 @@ def knee(batches: Sequence[dict[str, Any]], memory_bytes: int | None) -> int | N
 def recommendations(prediction: Prediction, graph: OperatorGraph, machine: Machine) -> list[dict[str, Any]]:
     """Other engines and precisions on the same device, and other numbers of threads, that are predicted to be faster.
 
+    Fewer threads are looked at where the engine was calibrated with them (`--calibrate --threads`).
+
     Returns:
         dicts with `change`, `option` (what to add to the command), `gain` (factor), and `certain`: whether both
         predictions are calibrated. A gain within the intervals is left out.
@@ -84,6 +86,9 @@ def recommendations(prediction: Prediction, graph: OperatorGraph, machine: Machi
                 continue
             option = f"--engine {engine} --precision {precision}"
             found.append(_compared(prediction, graph, machine, engine, precision, 0, option))
+    for threads in calibration.threads_kept(prediction.engine) if machine.present else ():
+        option = f"--threads {threads}"
+        found.append(_compared(prediction, graph, machine, prediction.engine, prediction.precision, threads, option))
     return sorted((one for one in found if one is not None), key=lambda one: -float(one["gain"]))
 
 
@@ -110,17 +115,19 @@ def _compared(
             gain = base.latency_s / other.latency_s
     except AccelError:
         return None
-    if gain < LEAST_GAIN or (engine != base.engine and not (other.calibrated and base.calibrated)):
+    certain = other.calibrated and base.calibrated
+    if gain < LEAST_GAIN or ((engine != base.engine or threads) and not certain):
         return None
     words = [engine] if engine != base.engine else []
     words += [precision] if precision != base.precision else []
+    words += [f"{threads} threads" if threads > 1 else "one thread"] if threads else []
     return {
         "change": " in ".join(words),
         "option": option,
         "device": machine.id,
         "gain": gain,
         "measure": "latency",
-        "certain": other.calibrated and base.calibrated,
+        "certain": certain,
     }
 
 

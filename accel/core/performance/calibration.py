@@ -85,7 +85,8 @@ def calibrate(
         elif not data["points"]:
             refused = "nothing could be measured"
         else:
-            _keep(engine, {**data, "threads": threads, "version": version_of(engine), "restlessness": restless})
+            figures = {**data, "threads": threads, "version": version_of(engine), "restlessness": restless}
+            _keep(_key(engine, threads), figures)
         done.append(Outcome(engine, len(data["points"]), len(data["skipped"]), spent, restless, refused))
     if done and all(outcome.refused for outcome in done):
         reasons = "; ".join(f"{outcome.engine}: {outcome.refused}" for outcome in done)
@@ -136,22 +137,40 @@ def _read() -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _keep(engine: str, figures: dict[str, Any]) -> None:
+def _key(engine: str, threads: int) -> str:
+    """What figures are kept under: those of fewer threads than the process may use lie beside the others."""
+    from accel.core.cpu import limits
+
+    return engine if threads in (0, limits()[1]) else f"{engine}/{threads}"
+
+
+def _keep(key: str, figures: dict[str, Any]) -> None:
     here = fingerprint()
     figures["measured_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with holding(home() / "calibration.lock", 5.0):
         known = _read()
-        mine = {**known.pop(here, {}), engine: figures}
+        mine = {**known.pop(here, {}), key: figures}
         others = dict(list(known.items())[-(MACHINES - 1) :])
         write_atomic(home() / "calibration.json", json.dumps({**others, here: mine}).encode())
 
 
-def kept(engine: str) -> dict[str, Any] | None:
-    """The figures of an engine, if they were measured on this machine with the version that is installed."""
-    found = _read().get(fingerprint(), {}).get(engine)
+def kept(engine: str, threads: int = 0) -> dict[str, Any] | None:
+    """The figures of an engine, if they were measured on this machine with the version that is installed.
+
+    Args:
+        threads: that it was measured with; 0 for all.
+    """
+    found = _read().get(fingerprint(), {}).get(_key(engine, threads))
     if not isinstance(found, dict) or found.get("version") != version_of(engine):
         return None
     return found
+
+
+def threads_kept(engine: str) -> list[int]:
+    """Numbers of threads, fewer than all, that an engine was measured with here."""
+    keys = [key.partition("/") for key in _read().get(fingerprint(), {})]
+    counts = [int(count) for name, _, count in keys if name == engine and count.isdigit()]
+    return sorted(count for count in counts if kept(engine, count) is not None)
 
 
 def stale(engine: str) -> str:
@@ -176,7 +195,7 @@ def rates(machine: Machine, engine: str, precision: str, threads: int) -> Rates 
     """Prices from what was measured, or None where it does not apply: precision, threads, or nothing was measured."""
     if precision != "fp32" or not engine_for(machine, engine):
         return None
-    figures = kept(engine)
+    figures = kept(engine, threads)
     if figures is None or (threads and threads != figures["threads"]):
         return None
     from accel.core.performance.calibrated import Calibrated

@@ -9,7 +9,7 @@ from typing import Any
 
 from accel.core.errors import AccelError
 from accel.core.fingerprint import fingerprint
-from accel.core.performance import calibration, graphs, ledger, predict
+from accel.core.performance import graphs, ledger, predict
 from accel.core.performance.machines import Machine, machines
 from accel.core.types import Model
 
@@ -107,25 +107,6 @@ def _entry(result: _Result, model: Model, machine: Machine, show: Callable[[str]
     if result.kind == "run" and graph.new_tokens:
         raise AccelError("the number of tokens is not known")
     found = predict.latency(graph, machine, result.engine, result.precision, without=model.family)
-    rates = predict.rates_for(machine, result.engine, result.precision)
-    return ledger.Entry(
-        fingerprint=fingerprint(),
-        model=graph.model,
-        family=graph.family,
-        device=result.device,
-        engine=result.engine,
-        precision=result.precision,
-        batch=result.batch,
-        length=graph.length,
-        seconds=predict.seconds_by_class(graph, rates),
-        predicted_s=found.latency_s,
-        low_s=found.interval_s[0],
-        high_s=found.interval_s[1],
-        measured_s=result.seconds,
-        calibrated=found.calibrated,
-        version=calibration.version_of(result.engine),
-        memory_predicted=found.memory.total,
-        memory_measured=result.memory,
-        joules=result.facts.get("energy_j"),
-        id=result.id,
+    return ledger.entry(
+        found, graph, result.seconds, memory=result.memory, joules=result.facts.get("energy_j"), result=result.id
     )

@@ -11,13 +11,17 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel.core.errors import TransferError
 from accel.core.fingerprint import fingerprint
 from accel.core.paths import ensure, home
 from accel.core.performance.learning import Pair
 from accel.core.probe import read_text
+
+if TYPE_CHECKING:
+    from accel.core.performance.operators import OperatorGraph
+    from accel.core.performance.predict import Prediction
 
 #: the most lines that are read, the newest
 MOST = 2000
@@ -54,6 +58,46 @@ class Entry:
     joules: float | None = None
     when: float = 0.0
     id: str = ""
+
+
+def entry(
+    found: Prediction,
+    graph: OperatorGraph,
+    measured_s: float,
+    *,
+    memory: int | None = None,
+    joules: float | None = None,
+    result: str = "",
+) -> Entry:
+    """The line for a prediction and what was measured.
+
+    Args:
+        measured_s: median. memory: bytes, the peak. joules: of one execution.
+        result: id of the result that the measurement came from.
+    """
+    from accel.core.performance.calibration import version_of
+
+    return Entry(
+        fingerprint=fingerprint(),
+        model=graph.model,
+        family=graph.family,
+        device=found.device,
+        engine=found.engine,
+        precision=found.precision,
+        batch=graph.batch,
+        length=graph.length,
+        seconds=found.uncorrected,
+        predicted_s=found.latency_s,
+        low_s=found.interval_s[0],
+        high_s=found.interval_s[1],
+        measured_s=measured_s,
+        calibrated=found.calibrated,
+        version=version_of(found.engine),
+        memory_predicted=found.memory.total,
+        memory_measured=memory,
+        joules=joules,
+        id=result,
+    )
 
 
 def append(entry: Entry) -> None:

@@ -12,8 +12,7 @@ from accel.core.bench.cells import Cell
 from accel.core.bench.matrix import refine
 from accel.core.bench.process import CellProcess, Settings
 from accel.core.errors import AccelError, IncompatibleError, TransferError
-from accel.core.fingerprint import fingerprint
-from accel.core.performance import calibration, ledger, predict
+from accel.core.performance import class_times, ledger
 from accel.core.performance.profiling import Report, Request, Row
 from accel.core.registry import engine
 from accel.core.types import Model, Options, Recipe, Weights
@@ -55,7 +54,15 @@ def measure_rows(report: Report, request: Request, weights: str | None, show: Ca
             row.failed = error.message
             continue
         with contextlib.suppress(TransferError):  # a ledger that cannot be written takes nothing from the answer
-            ledger.append(entry_of(row))
+            ledger.append(
+                ledger.entry(
+                    row.prediction,
+                    row.graph,
+                    row.measured_s or 0.0,
+                    memory=row.measured_memory,
+                    joules=row.measured_joules,
+                )
+            )
 
 
 def recipe_of(model: Model, options: Options, show: Callable[[str], None]) -> Recipe:
@@ -100,33 +107,8 @@ def measure(row: Row, model: Model, recipe: Recipe, options: Options, threads: i
         process.measure(SHARE_S, LEAST, lead=True)
         visit = process.visit
     row.measured_s = statistics.median(visit.samples)
+    with contextlib.suppress(AccelError):  # the latency is known all the same
+        row.measured_classes = class_times.measured(model, cell.plan(), options, graph.batch, graph.length)
     row.measured_memory = visit.peak_bytes if row.machine.platform in ("cpu", "openvino") else visit.device_bytes
     row.measured_joules = None if visit.joules is None else visit.joules / len(visit.samples)
     return visit.samples
-
-
-def entry_of(row: Row) -> ledger.Entry:
-    """The line of the ledger for a measured row."""
-    found, graph = row.prediction, row.graph
-    assert row.measured_s is not None
-    rates = predict.rates_for(row.machine, found.engine, found.precision)
-    return ledger.Entry(
-        fingerprint=fingerprint(),
-        model=graph.model,
-        family=graph.family,
-        device=found.device,
-        engine=found.engine,
-        precision=found.precision,
-        batch=graph.batch,
-        length=graph.length,
-        seconds=predict.seconds_by_class(graph, rates),
-        predicted_s=found.latency_s,
-        low_s=found.interval_s[0],
-        high_s=found.interval_s[1],
-        measured_s=row.measured_s,
-        calibrated=found.calibrated,
-        version=calibration.version_of(found.engine),
-        memory_predicted=found.memory.total,
-        memory_measured=row.measured_memory,
-        joules=row.measured_joules,
-    )

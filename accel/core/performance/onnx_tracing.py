@@ -48,7 +48,7 @@ _KINDS = {
     "view": "Reshape Squeeze Unsqueeze Identity Shape Constant Flatten If Loop Size",
 }
 # fmt: on
-_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 _ITEM = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 
 
@@ -166,7 +166,7 @@ class _Graph:
                 continue
             name, kind_name = event["name"].removesuffix("_kernel_time"), facts.get("op_name", "")
             node = self._nodes.get(name)
-            kind = _KIND_OF.get(kind_name, "other")
+            kind = KIND_OF.get(kind_name, "other")
             given = [n for n in node.input if n] if node is not None else []
             inputs = [
                 _tensor(one, i < len(given) and given[i] in self._weights)

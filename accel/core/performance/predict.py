@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from accel.core.errors import AccelError
@@ -45,6 +45,7 @@ class Prediction:
         latency_s: median. interval_s: (low, high) that is to hold nine of ten times.
         phase_s: seconds of each phase (`prefill`, `decode`), all its executions together.
         classes: by class of operators, see `prices.CLASSES`.
+        uncorrected: seconds by class before what measurements taught.
         bottleneck: `compute`, `bandwidth` or `overhead`.
         energy_j: of one execution. energy_basis: where it comes from, in words.
         calibrated: this engine was measured on this machine. basis: what the prices are based on.
@@ -59,6 +60,7 @@ class Prediction:
     interval_s: tuple[float, float]
     phase_s: dict[str, float]
     classes: dict[str, Share]
+    uncorrected: dict[str, float]
     bottleneck: str
     memory: MemoryEstimate
     energy_j: float | None
@@ -96,12 +98,23 @@ def rates_for(machine: Machine, engine: str, precision: str, threads: int = 0) -
     return Roofline(machine, engine, precision)
 
 
-def seconds_by_class(graph: OperatorGraph, rates: Rates) -> dict[str, float]:
-    """Uncorrected seconds of every class of operators; the executions of graphs count as overhead."""
-    total = dict.fromkeys(CLASSES, 0.0)
+def priced(graph: OperatorGraph, rates: Rates) -> Iterator[tuple[str, str, str, float]]:
+    """Phase, class of operators, what bounds it, and uncorrected seconds, of all that one execution does.
+
+    Executing graphs at all counts as overhead.
+    """
     for op in graph.operators:
-        total[class_of(op)] += op.count * rates.price(op).seconds
-    total["overhead"] += rates.call_s * sum(graph.calls.values())
+        found = rates.price(op)
+        yield op.phase, class_of(op), found.bound, op.count * found.seconds
+    for phase, count in graph.calls.items():
+        yield phase, "overhead", "overhead", count * rates.call_s
+
+
+def seconds_by_class(graph: OperatorGraph, rates: Rates) -> dict[str, float]:
+    """Uncorrected seconds of every class of operators."""
+    total = dict.fromkeys(CLASSES, 0.0)
+    for _, kind, _, seconds in priced(graph, rates):
+        total[kind] += seconds
     return total
 
 
@@ -124,16 +137,12 @@ def latency(
     phases: dict[str, float] = {}
     classes: dict[str, float] = dict.fromkeys(CLASSES, 0.0)
     bounds: dict[str, dict[str, float]] = {name: defaultdict(float) for name in CLASSES}
-    for op in graph.operators:
-        kind, price = class_of(op), rates.price(op)
-        seconds = scale * op.count * price.seconds * correction.factors.get(kind, 1.0)
+    uncorrected = dict.fromkeys(CLASSES, 0.0)
+    for phase, kind, bound, plain in priced(graph, rates):
+        seconds = scale * plain * correction.factors.get(kind, 1.0)
+        uncorrected[kind] += plain
         classes[kind] += seconds
-        bounds[kind][price.bound] += seconds
-        phases[op.phase] = phases.get(op.phase, 0.0) + seconds
-    for phase, count in graph.calls.items():
-        seconds = scale * count * rates.call_s * correction.factors.get("overhead", 1.0)
-        classes["overhead"] += seconds
-        bounds["overhead"]["overhead"] += seconds
+        bounds[kind][bound] += seconds
         phases[phase] = phases.get(phase, 0.0) + seconds
     total = max(sum(classes.values()), 1e-9)
     spread = math.exp(correction.halfwidth + rates.widening) if calibrated else SPREAD.get(rates.basis, 4.0)
@@ -156,6 +165,7 @@ def latency(
             for name, seconds in classes.items()
             if seconds > 0
         },
+        uncorrected=uncorrected,
         bottleneck=max(by_bound, key=by_bound.__getitem__) if by_bound else "overhead",
         memory=memory_of(graph, engine, precision, machine.platform),
         energy_j=None if power is None else power * total,

@@ -48,6 +48,7 @@ class Row:
 
     Attributes:
         measured_s: median. measured_memory: bytes, the peak of the process or of what it holds on the device.
+        measured_classes: seconds by class of operators, where the engine tells.
         failed: why there is no measurement.
     """
 
@@ -57,6 +58,7 @@ class Row:
     measured_s: float | None = None
     measured_memory: int | None = None
     measured_joules: float | None = None
+    measured_classes: dict[str, float] | None = None
     failed: str = ""
 
 

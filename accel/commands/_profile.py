@@ -273,7 +273,7 @@ def _details(output: Output, report: Report) -> None:
 
 
 def _beside(row: Row) -> str:
-    """Predicted time by class of operators beside what the engine says that its own operators took."""
+    """Predicted time by class of operators beside what the engine counted of its own operators."""
     told, found = row.measured_classes or {}, row.prediction
     names = sorted({*told, *found.classes}, key=lambda name: -told.get(name, 0.0))
     parts = [
@@ -281,7 +281,9 @@ def _beside(row: Row) -> str:
         f"({time_text(told[name]) if name in told else 'none'})"
         for name in names
     ]
-    return f"{found.device} {found.engine} at batch {found.batch}, predicted (measured): {', '.join(parts)}"
+    return (
+        f"{found.device} {found.engine} at batch {found.batch}, predicted (counted, which slows it): {', '.join(parts)}"
+    )
 
 
 def _better(advice: dict[str, Any]) -> str:

@@ -164,6 +164,7 @@ def _reasons(output: Output, cell: Cell) -> None:
         kinds = ("memory", "limit", "preparing", "host", "disk", "latency")
         doubtful = [r for r in judged.requirements if r.kind in kinds and (r.probability < 0.99 or r.kind == "limit")]
         shown = [r.reason for r in doubtful or [r for r in judged.requirements if r.kind in kinds][:1]]
+        shown += [r.reason for r in judged.requirements if r.kind == "adapter"]
     else:
         shown = [r.reason for r in judged.failing]
     by = "" if judged is None else f", {judged.way.engine}"

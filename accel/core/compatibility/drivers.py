@@ -24,7 +24,16 @@ def requirements(device: Device, engine: str) -> list[Requirement]:
     found = [fact("engine", True, f"{engine} {offer.version()} is installed")]
     if device.platform == "cuda" and engine.startswith("torch"):
         found += cuda(device, torch_build().get("cuda", ""))
-    return found
+    return [*found, *adapter(device)]
+
+
+def adapter(device: Device) -> list[Requirement]:
+    """What is behind a browser's WebGPU or WebNN, as far as anybody looked; a model runs whatever it is."""
+    if "software" in device.features:
+        return [fact("adapter", True, f"{device.platform} is computed by the processor here: right, and slow")]
+    if "unproven" in device.features:
+        return [fact("adapter", True, f"nobody looked yet what {device.id} computes on: accel detect --deep does")]
+    return []
 
 
 def cuda(device: Device, build: str) -> list[Requirement]:

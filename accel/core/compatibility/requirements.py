@@ -28,7 +28,7 @@ class Requirement:
     """One thing that has to hold.
 
     Attributes:
-        kind: `engine`, `precision`, `driver`, `operators`, `memory`, `limit`, `host`, `preparing`, `size`,
+        kind: `engine`, `precision`, `driver`, `adapter`, `operators`, `memory`, `limit`, `host`, `preparing`, `size`,
             `disk` or `latency`.
         probability: that it holds. least: that it has to have.
         reason: what is compared with what, in words.

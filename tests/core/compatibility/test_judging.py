@@ -215,3 +215,12 @@ def test_what_lies_between_operators_is_less_sure_than_weights() -> None:
     for engine, platform in (("onnxruntime", "cpu"), ("openvino", "openvino"), ("torch", "cpu")):
         small, large = (need.of(graph(batch), engine, "fp32", platform) for batch in (1, 512))
         assert large.private_bound / large.private > small.private_bound / small.private
+
+
+def test_what_a_browser_computes_on_is_said() -> None:
+    """A software adapter runs the model; that it is one, or that nobody looked, stands among the reasons."""
+    for feature, said in (("software", "by the processor"), ("unproven", "detect --deep"), ("fp16", "")):
+        device = Device("webgpu:chromium", "webgpu", "made up", "nobody", features=(feature,))
+        reasons = [one.reason for one in drivers.adapter(device)]
+        assert all(one.met for one in drivers.adapter(device))
+        assert len(reasons) == bool(said) and said in " ".join(reasons)

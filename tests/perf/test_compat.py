@@ -72,6 +72,7 @@ def verdicts(known: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.perf
+@pytest.mark.timeout(5400)
 def test_false_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bars of the issue: no false "fits", and no more than 10 % false "does not"."""
     kept = os.environ.get("ACCEL_COMPAT_CELLS")

@@ -121,6 +121,7 @@ def learned(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.perf
+@pytest.mark.timeout(5400)
 def test_peak_memory_of_models_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar of the issue: within 10 % on 90 % of the cells."""
     kept = os.environ.get("ACCEL_MEMORY_TRUTH")

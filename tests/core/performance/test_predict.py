@@ -46,14 +46,15 @@ def prices(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_monotone_in_batch_and_length(prices: str, engine: str) -> None:
-    """More to do never takes less time, memory or operations."""
+    """More to do takes more time and never less memory; small batches hide below the peak of loading."""
     model = resolve("all-minilm")
     for sizes in ([(b, 64) for b in (1, 2, 3, 5, 8, 16, 33, 64)], [(4, n) for n in (8, 16, 31, 64, 100, 128, 256)]):
         found = [predict.latency(graph_of(model, *size), machine(), engine) for size in sizes]
         assert all(p.calibrated == (prices == "calibrated") for p in found)
         for less, more in itertools.pairwise(found):
             assert more.latency_s > less.latency_s
-            assert more.memory.total > less.memory.total
+            assert more.memory.total >= less.memory.total
+        assert found[-1].memory.total > found[0].memory.total
 
 
 def test_parts_add_up_to_the_whole(prices: str) -> None:

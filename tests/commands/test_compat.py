@@ -71,7 +71,7 @@ def test_people_get_eighty_columns(shared: Path, small: Path) -> None:
 
 def test_a_limit_that_nothing_fits_into_is_status_4(shared: Path, small: Path) -> None:
     """Everything is printed first; the error names the model and the devices."""
-    done = accel("compat", small, "--hw", "cpu", "--memory-limit", "140MB", "--json", home=shared)
+    done = accel("compat", small, "--hw", "cpu", "--memory-limit", "40MB", "--json", home=shared)
     assert done.returncode == 4
     assert [cell["verdict"] for cell in json.loads(done.stdout)["cells"]] == ["does not"]
     error = json.loads(done.stderr.strip().splitlines()[-1])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core.performance.machines import Machine
-from accel.core.performance.memory import PARTS, UNMEASURED
+from accel.core.performance.memory import PARTS
 from accel.core.performance.prices import CLASSES
 
 SHIPPED = Path(__file__).resolve().parent.parent.parent / "data" / "corrections.json"
@@ -182,9 +182,3 @@ def memory_fit(measured: Sequence[tuple[dict[str, float], float]]) -> dict[str, 
             break
         free &= line > 0
     return {name: float(value) for name, value in zip(PARTS, line / scale, strict=True)}
-
-
-def memory_line(engine: str) -> dict[str, float]:
-    """The line of an engine on a processor."""
-    known: dict[str, float] | None = _shipped().get("memory", {}).get(engine)
-    return known or UNMEASURED.get(engine, UNMEASURED["torch-compile"])

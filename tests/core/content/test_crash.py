@@ -19,6 +19,7 @@ from accel.core import paths
 from accel.core.content import getting, importer, pinning, verify
 from accel.core.content.cid import Cid, parse
 from accel.core.errors import TransferError
+from tests import disks
 from tests.core.content.helpers import OFFLINE, all_blocks, model, pinned, random_file, tree
 from tests.gateway import Gateway
 
@@ -184,15 +185,8 @@ def test_a_file_that_cannot_grow(tmp_path: Path, size: int) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=False)
+    with disks.mounted(tmp_path / "disk", "24m") as folder:
+        yield folder
 
 
 def test_a_full_disk(tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
